@@ -1,0 +1,15 @@
+// What the kernels of every level share, outside of any instruction set: types and the one macro.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "blockattn/core/dtype.hpp"
+#include "blockattn/kernels/kernel_table.hpp"
+
+/// A helper of a kernel: must become part of its caller, which alone carries the instruction set.
+#define BLOCKATTN_INLINE __attribute__((always_inline)) inline

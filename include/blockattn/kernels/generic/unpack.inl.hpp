@@ -1,0 +1,122 @@
+// From stored weights to float32 and to panels. Included inside the namespace of each level.
+
+/// One block of 32 quantised values -> float32.
+BLOCKATTN_INLINE void unpack_nibbles(const std::byte* bytes, float d, float m, float* out) {
+  const auto* quants = reinterpret_cast<const std::uint8_t*>(bytes);
+  for (int i = 0; i < 16; i += lanes) {
+    const vub raw = load_as<vub>(quants + i);
+    const vf low = __builtin_convertvector(__builtin_convertvector(raw & 15, vi), vf);
+    const vf high = __builtin_convertvector(__builtin_convertvector(raw >> 4, vi), vf);
+    store(out + i, low * splat(d) + splat(m));
+    store(out + 16 + i, high * splat(d) + splat(m));
+  }
+}
+
+BLOCKATTN_INLINE float read_half(const std::byte* p) {
+  std::uint16_t bits;
+  __builtin_memcpy(&bits, p, 2);
+  return f16_to_f32(bits);
+}
+
+BLOCKATTN_INLINE void unpack_q8(const std::byte* block, float* out) {
+  const float d = read_half(block);
+  for (int i = 0; i < 32; i += lanes) store(out + i, __builtin_convertvector(load_as<vb>(block + 2 + i), vf) * splat(d));
+}
+
+/// Values [begin, begin + 32) of a row; begin is a multiple of 32. For float types the row must hold them all.
+inline void unpack_32(dtype type, const std::byte* row, index_t begin, float* out) {
+  const std::byte* block = row + row_bytes(type, begin);
+  switch (type) {
+    case dtype::q4_0: {
+      const float d = read_half(block);
+      unpack_nibbles(block + 2, d, -8.0f * d, out);
+      return;
+    }
+    case dtype::q4_1: return unpack_nibbles(block + 4, read_half(block), read_half(block + 2), out);
+    case dtype::q8_0: return unpack_q8(block, out);
+    case dtype::f32: __builtin_memcpy(out, block, 32 * sizeof(float)); return;
+    case dtype::f16:
+      for (int i = 0; i < 32; i += lanes) store(out + i, load_f16(reinterpret_cast<const std::uint16_t*>(block) + i));
+      return;
+    case dtype::bf16:
+      for (int i = 0; i < 32; i += lanes) store(out + i, load_bf16(reinterpret_cast<const std::uint16_t*>(block) + i));
+      return;
+  }
+}
+
+/// The last columns % 32 values of a row of a float type.
+inline void unpack_rest(dtype type, const std::byte* row, index_t begin, index_t count, float* out) {
+  const std::byte* from = row + row_bytes(type, begin);
+  for (index_t i = 0; i < count; ++i) {
+    if (type == dtype::f32) {
+      __builtin_memcpy(out + i, from + 4 * i, 4);
+      continue;
+    }
+    std::uint16_t bits;
+    __builtin_memcpy(&bits, from + 2 * i, 2);
+    out[i] = type == dtype::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+  }
+}
+
+/// Values [begin, begin + 32) of a row, zeros after its end.
+BLOCKATTN_INLINE void unpack_32_or_less(const weight_view& w, const std::byte* row, index_t begin, float* out) {
+  const index_t count = w.columns - begin;
+  if (count >= 32) return unpack_32(w.type, row, begin, out);
+  __builtin_memset(out, 0, 32 * sizeof(float));
+  unpack_rest(w.type, row, begin, count, out);
+}
+
+inline void unpack_row(const weight_view& w, index_t r, float* out) {
+  const std::byte* row = w.row(r);
+  index_t k = 0;
+  for (; k + 32 <= w.columns; k += 32) unpack_32(w.type, row, k, out + k);
+  if (k < w.columns) unpack_rest(w.type, row, k, w.columns - k, out + k);
+}
+
+inline constexpr index_t panel_width = 2 * lanes;
+
+/// A panel is [units, panel_width] of 4-byte units: one float32 (f32), or two bfloat16 of neighbouring columns (bf16).
+template <bool Bf16>
+inline void unpack_panel_as(const weight_view& w, index_t first, index_t count, std::uint32_t* panel) {
+  const index_t units = Bf16 ? (w.columns + 1) / 2 : w.columns;
+  if (count < panel_width) __builtin_memset(panel, 0, static_cast<std::size_t>(units * panel_width) * 4);
+  alignas(64) float values[32];
+  alignas(64) std::uint32_t packed[32];
+  constexpr index_t step = Bf16 ? 16 : 32;
+  for (index_t k = 0, u = 0; k < w.columns; k += 32, u += step) {
+    const index_t last = units - u < step ? units - u : step;
+    for (index_t n = 0; n < count; ++n) {
+      unpack_32_or_less(w, w.row(first + n), k, values);
+      if constexpr (Bf16) {
+        for (int i = 0; i < 32; i += lanes) store_bf16(reinterpret_cast<std::uint16_t*>(packed) + i, load(values + i));
+      } else {
+        __builtin_memcpy(packed, values, sizeof(values));
+      }
+      std::uint32_t* to = panel + u * panel_width + n;
+      for (index_t i = 0; i < last; ++i) to[i * panel_width] = packed[i];
+    }
+  }
+}
+
+inline void unpack_panel(arithmetic a, const weight_view& w, index_t first, index_t count, std::byte* panel) {
+  if (has_bf16 && a == arithmetic::fast) return unpack_panel_as<true>(w, first, count, reinterpret_cast<std::uint32_t*>(panel));
+  unpack_panel_as<false>(w, first, count, reinterpret_cast<std::uint32_t*>(panel));
+}
+
+inline index_t packed_bytes(arithmetic a, index_t columns) { return has_bf16 && a == arithmetic::fast ? (columns + 1) / 2 * 4 : columns * 4; }
+inline index_t panel_bytes(arithmetic a, index_t columns) { return packed_bytes(a, columns) * panel_width; }
+
+inline void pack(arithmetic a, const float* x, index_t tokens, index_t columns, std::byte* packed) {
+  const index_t bytes = packed_bytes(a, columns);
+  for (index_t t = 0; t < tokens; ++t, x += columns, packed += bytes) {
+    if (!has_bf16 || a != arithmetic::fast) {
+      __builtin_memcpy(packed, x, static_cast<std::size_t>(bytes));
+      continue;
+    }
+    auto* out = reinterpret_cast<std::uint16_t*>(packed);
+    index_t k = 0;
+    for (; k + lanes <= columns; k += lanes) store_bf16(out + k, load(x + k));
+    for (; k < columns; ++k) out[k] = f32_to_bf16(x[k]);
+    if (columns % 2 != 0) out[columns] = 0;
+  }
+}

@@ -1,0 +1,44 @@
+// Kernels for AVX2 with FMA and F16C: vectors of 8 floats.
+#pragma once
+
+#include <immintrin.h>
+
+#include "blockattn/kernels/generic/prelude.hpp"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+namespace blockattn::inline v0::detail::avx2 {
+
+inline constexpr isa level = isa::avx2;
+inline constexpr int lanes = 8;
+inline constexpr int tile_rows = 6;
+inline constexpr bool has_bf16 = false;
+
+#include "blockattn/kernels/generic/vector.inl.hpp"
+
+BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) {
+  return reinterpret_cast<vf>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+BLOCKATTN_INLINE void store_f16(std::uint16_t* p, vf x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
+}
+BLOCKATTN_INLINE vf multiply_add(vf a, vf b, vf c) {
+  return reinterpret_cast<vf>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+}
+BLOCKATTN_INLINE vf multiply_add_bf16(vi, vi, vf c) { return c; }
+BLOCKATTN_INLINE void store_bf16(std::uint16_t* p, vf x) { store_bf16_by_bits(p, x); }
+
+#include "blockattn/kernels/generic/kernels.inl.hpp"
+
+}  // namespace blockattn::inline v0::detail::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,44 @@
+// Kernels for AVX-512 (F, BW, DQ, VL): vectors of 16 floats.
+#pragma once
+
+#include <immintrin.h>
+
+#include "blockattn/kernels/generic/prelude.hpp"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+namespace blockattn::inline v0::detail::avx512 {
+
+inline constexpr isa level = isa::avx512;
+inline constexpr int lanes = 16;
+inline constexpr int tile_rows = 12;
+inline constexpr bool has_bf16 = false;
+
+#include "blockattn/kernels/generic/vector.inl.hpp"
+
+BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) {
+  return reinterpret_cast<vf>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+BLOCKATTN_INLINE void store_f16(std::uint16_t* p, vf x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+}
+BLOCKATTN_INLINE vf multiply_add(vf a, vf b, vf c) {
+  return reinterpret_cast<vf>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+}
+BLOCKATTN_INLINE vf multiply_add_bf16(vi, vi, vf c) { return c; }
+BLOCKATTN_INLINE void store_bf16(std::uint16_t* p, vf x) { store_bf16_by_bits(p, x); }
+
+#include "blockattn/kernels/generic/kernels.inl.hpp"
+
+}  // namespace blockattn::inline v0::detail::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif

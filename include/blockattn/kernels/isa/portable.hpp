@@ -1,0 +1,25 @@
+// Kernels for the compiler's baseline: vectors of 4 floats, which every 64-bit processor has.
+#pragma once
+
+#include "blockattn/kernels/generic/prelude.hpp"
+
+namespace blockattn::inline v0::detail::portable {
+
+inline constexpr isa level = isa::portable;
+inline constexpr int lanes = 4;
+inline constexpr int tile_rows = 6;
+inline constexpr bool has_bf16 = false;
+
+#include "blockattn/kernels/generic/vector.inl.hpp"
+
+BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) { return f16_to_f32_by_bits(p); }
+BLOCKATTN_INLINE void store_f16(std::uint16_t* p, vf x) {
+  for (int i = 0; i < lanes; ++i) p[i] = f32_to_f16(x[i]);
+}
+BLOCKATTN_INLINE vf multiply_add(vf a, vf b, vf c) { return a * b + c; }
+BLOCKATTN_INLINE vf multiply_add_bf16(vi, vi, vf c) { return c; }
+BLOCKATTN_INLINE void store_bf16(std::uint16_t* p, vf x) { store_bf16_by_bits(p, x); }
+
+#include "blockattn/kernels/generic/kernels.inl.hpp"
+
+}  // namespace blockattn::inline v0::detail::portable

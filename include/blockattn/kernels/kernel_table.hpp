@@ -1,0 +1,103 @@
+// The seam between the engine and its kernels: one table of functions for each level of the processor.
+//
+// Raw pointers in, raw pointers out; nothing here allocates or throws. Every function gives the same bits whatever other rows, tokens or
+// threads are computed beside it, so that results don't depend on how work is split.
+//
+// Two arithmetics: `f32` multiplies float32; `fast` multiplies bfloat16 pairs into float32 where the level has such an instruction
+// and is equal to `f32` elsewhere. Sums are always float32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "blockattn/core/dtype.hpp"
+#include "blockattn/core/shape.hpp"
+#include "blockattn/kernels/cpu.hpp"
+
+namespace blockattn::inline v0 {
+
+enum class arithmetic : std::uint8_t { f32, fast };
+
+/// Which two channels of a head RoPE rotates together.
+enum class rope_pairing : std::uint8_t {
+  adjacent,  ///< (2i, 2i+1): the llama family in GGUF files
+  halves     ///< (i, i + Dh/2): "NeoX"
+};
+
+/// One run of cached tokens as one KV head of one layer sees it.
+struct attention_segment {
+  const std::byte* keys = nullptr;    ///< [T, Dh] of `type`, contiguous
+  const std::byte* values = nullptr;  ///< [T, Dh] of `type`, contiguous
+  index_t tokens = 0;                 ///< T
+  index_t position = 0;               ///< position in the prompt of the first token
+  const float* cosine = nullptr;      ///< [Dh/2] of the angles that the keys' rotation lacks; nullptr if it lacks none
+  const float* sine = nullptr;        ///< [Dh/2]
+  dtype type = dtype::f32;            ///< f32, f16 or bf16
+};
+
+/// Rows [row_begin, row_end) of one KV head's attention. Row r is query token r / group with head kv_head * group + r % group.
+struct attention_args {
+  const float* queries = nullptr;  ///< [T, query_stride], rotated at the queries' positions in the prompt
+  float* output = nullptr;         ///< [T, query_stride]
+  index_t query_stride = 0;        ///< floats between two tokens, H * Dh
+  index_t head_dim = 0;            ///< Dh, a multiple of 8, at most max_head_dim
+  index_t group = 1;               ///< H / Hkv
+  index_t kv_head = 0;
+  index_t row_begin = 0;
+  index_t row_end = 0;   ///< at most attention_rows after row_begin
+  index_t position = 0;  ///< of query token 0; consecutive
+  float scale = 1;       ///< of the scores, 1/sqrt(Dh)
+  rope_pairing pairing = rope_pairing::adjacent;
+  const attention_segment* segments = nullptr;
+  index_t segment_count = 0;
+};
+
+inline constexpr index_t max_head_dim = 256;
+/// Most rows of one call of kernel_table::attend.
+inline constexpr index_t attention_rows = 128;
+
+/// Kernels of one level. `x` and `y` are row-major float32 unless said otherwise.
+struct kernel_table {
+  isa level = isa::portable;
+  /// Outputs in one panel of unpacked weights.
+  index_t panel_rows = 0;
+  /// Whether `fast` arithmetic multiplies bfloat16.
+  bool fast_is_bf16 = false;
+
+  /// Bytes of one token's packed activations [columns], and of one panel [panel_rows, columns]; columns is even.
+  index_t (*packed_bytes)(arithmetic, index_t columns) = nullptr;
+  index_t (*panel_bytes)(arithmetic, index_t columns) = nullptr;
+  /// x [tokens, columns] -> packed, one row after the other.
+  void (*pack)(arithmetic, const float* x, index_t tokens, index_t columns, std::byte* packed) = nullptr;
+  /// Rows [first, first + count) of a weight matrix -> panel; count <= panel_rows, the missing rows are zero.
+  void (*unpack_panel)(arithmetic, const weight_view&, index_t first, index_t count, std::byte* panel) = nullptr;
+  /// y[t, 0..count) = packed[t] · panel rows, for `tokens` tokens; y has `stride` floats a token.
+  void (*multiply_panel)(arithmetic, const std::byte* packed, index_t tokens, index_t columns, const std::byte* panel, index_t count, float* y,
+                         index_t stride) = nullptr;
+  /// y[n] = weight row n · x for rows [first, last): weights streamed once, float32 arithmetic. x [columns]; sums [columns / 32] of x's blocks of 32.
+  void (*multiply_vector)(const weight_view&, index_t first, index_t last, const float* x, const float* sums, float* y) = nullptr;
+  /// One row of any weight type -> float32 [columns].
+  void (*unpack_row)(const weight_view&, index_t row, float* out) = nullptr;
+
+  /// Online-softmax attention of a few rows over all segments. `scratch` has attention_scratch_bytes(head_dim), 64-byte aligned.
+  void (*attend)(arithmetic, const attention_args&, std::byte* scratch) = nullptr;
+
+  /// y = x / sqrt(mean(x²) + epsilon) * weight, [columns].
+  void (*rms_norm)(const float* x, const float* weight, index_t columns, float epsilon, float* y) = nullptr;
+  /// gate = gate / (1 + exp(-gate)) * up, n values.
+  void (*silu_multiply)(float* gate, const float* up, index_t n) = nullptr;
+  /// Rotates `heads` heads of one token in place: x [heads, Dh], cosine and sine [Dh/2].
+  void (*rotate)(rope_pairing, float* x, index_t heads, index_t head_dim, const float* cosine, const float* sine) = nullptr;
+  /// float32 -> KV storage (f32, f16, bf16), and back, n values.
+  void (*store_kv)(dtype, const float* x, index_t n, std::byte* out) = nullptr;
+  void (*load_kv)(dtype, const std::byte* in, index_t n, float* x) = nullptr;
+};
+
+/// Bytes of scratch for kernel_table::attend, enough for every level.
+[[nodiscard]] constexpr index_t attention_scratch_bytes(index_t head_dim) {
+  constexpr index_t key_tile = 64;
+  const index_t rows = attention_rows;
+  return 4 * (3 * rows * head_dim + 4 * rows + 2 * key_tile * rows + 2 * key_tile * head_dim) + 1024;
+}
+
+}  // namespace blockattn::inline v0

@@ -1,0 +1,27 @@
+// The gated feed-forward network (SwiGLU, arXiv 2002.05202): down · (silu(gate · x) * (up · x)).
+#pragma once
+
+#include <array>
+
+#include "blockattn/ops/linear.hpp"
+
+namespace blockattn::inline v0 {
+
+struct feed_forward_weights {
+  weight_view gate, up;  ///< [F, D]
+  weight_view down;      ///< [D, F]
+};
+
+/// out [T, D] from x [T, D]; `gate` and `up` are room for [T, F] each.
+inline void feed_forward(const float* x, index_t tokens, const feed_forward_weights& w, float* gate, float* up, float* out,
+                         const compute_options& compute) {
+  const std::array products = {linear_product{&w.gate, gate}, linear_product{&w.up, up}};
+  linear(x, tokens, products, compute);
+  const index_t width = w.gate.rows;
+  parallel_pieces(tokens, 16, [&](index_t first, index_t last) {
+    compute.kernels->silu_multiply(gate + first * width, up + first * width, (last - first) * width);
+  });
+  linear(gate, tokens, w.down, out, compute);
+}
+
+}  // namespace blockattn::inline v0

@@ -1,0 +1,53 @@
+// Parallelism is oneTBB's: everything runs in the caller's arena, so a user's task_arena limits it. No result depends on the number of threads.
+#pragma once
+
+#include <oneapi/tbb/blocked_range.h>
+#include <oneapi/tbb/parallel_for.h>
+
+#include <cstddef>
+#include <memory>
+#include <new>
+
+#include "blockattn/core/shape.hpp"
+
+namespace blockattn::inline v0 {
+
+/// Calls body(i) for i in [0, count): one task an index.
+template <class Body>
+void parallel_tasks(index_t count, const Body& body) {
+  if (count == 1) return body(index_t{0});
+  using range = oneapi::tbb::blocked_range<index_t>;
+  oneapi::tbb::parallel_for(
+      range(0, count, 1),
+      [&](const range& r) {
+        for (index_t i = r.begin(); i < r.end(); ++i) body(i);
+      },
+      oneapi::tbb::simple_partitioner{});
+}
+
+/// Calls body(begin, end) over pieces of [0, count) of at least `grain`, in parallel if there is more than one.
+template <class Body>
+void parallel_pieces(index_t count, index_t grain, const Body& body) {
+  if (count <= grain) return count > 0 ? body(index_t{0}, count) : void();
+  const index_t pieces = (count + grain - 1) / grain;
+  parallel_tasks(pieces, [&](index_t i) { body(i * grain, i + 1 == pieces ? count : (i + 1) * grain); });
+}
+
+/// 64-byte aligned memory of the calling thread, at least `bytes`, kept for its next use. Valid until the thread's next call:
+/// never hold it across anything that may run another task.
+[[nodiscard]] inline std::byte* thread_scratch(index_t bytes) {
+  struct release {
+    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  thread_local std::unique_ptr<std::byte, release> memory;
+  thread_local index_t size = 0;
+  if (size < bytes) {
+    memory.reset();
+    size = 0;
+    memory.reset(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes), std::align_val_t{64})));
+    size = bytes;
+  }
+  return memory.get();
+}
+
+}  // namespace blockattn::inline v0

@@ -1,0 +1,443 @@
+// Every kernel at every level that this processor has, against oracles in double precision: remainders, misalignment, all types.
+#include <catch2/catch.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "blockattn/kernels/dispatch.hpp"
+#include "ref/reference.hpp"
+
+using namespace blockattn;
+
+namespace {
+
+using generator = std::mt19937;
+
+std::vector<isa> levels() {
+  std::vector<isa> result;
+  for (const isa level : all_isas) {
+    if (supports(level))
+      result.push_back(level);
+    else
+      WARN("left out, this processor lacks it: " << name(level));
+  }
+  return result;
+}
+
+/// Memory that starts `shift` bytes after a 64-byte boundary and ends where it ends, so that a sanitizer sees every overrun.
+template <class T>
+class buffer {
+ public:
+  explicit buffer(index_t count, index_t shift = 0)
+      : memory_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(count) * sizeof(T) + static_cast<std::size_t>(shift), std::align_val_t{64}))),
+        shift_(shift) {}
+  ~buffer() { ::operator delete(memory_, std::align_val_t{64}); }
+  buffer(const buffer&) = delete;
+  buffer& operator=(const buffer&) = delete;
+  T* data() { return reinterpret_cast<T*>(memory_ + shift_); }
+  T& operator[](index_t i) { return data()[i]; }
+
+ private:
+  std::byte* memory_;
+  index_t shift_;
+};
+
+float draw(generator& g) {
+  std::normal_distribution<float> normal;
+  return normal(g);
+}
+
+void put_half(std::byte* to, float value) {
+  const std::uint16_t bits = f32_to_f16(value);
+  std::memcpy(to, &bits, 2);
+}
+
+/// Random bytes for a matrix, with scales that are numbers.
+void fill_weights(generator& g, dtype type, index_t values, std::byte* data) {
+  const index_t bytes = row_bytes(type, values);
+  for (index_t i = 0; i < bytes; ++i) data[i] = static_cast<std::byte>(g());
+  for (index_t at = 0; at < bytes; at += block_bytes(type)) {
+    switch (type) {
+      case dtype::f32: {
+        const float x = draw(g);
+        std::memcpy(data + at, &x, 4);
+        break;
+      }
+      case dtype::f16: put_half(data + at, draw(g)); break;
+      case dtype::bf16: {
+        const std::uint16_t bits = f32_to_bf16(draw(g));
+        std::memcpy(data + at, &bits, 2);
+        break;
+      }
+      case dtype::q4_1: put_half(data + at + 2, 0.1f * draw(g)); [[fallthrough]];
+      default: put_half(data + at, 0.02f * draw(g));
+    }
+  }
+}
+
+/// One weight by the definition of its type in core/dtype.hpp.
+double weight_value(const weight_view& w, index_t row, index_t column) {
+  const std::byte* p = w.row(row) + column / block_values(w.type) * block_bytes(w.type);
+  const auto half_at = [&](index_t at) {
+    std::uint16_t bits;
+    std::memcpy(&bits, p + at, 2);
+    return bits;
+  };
+  const index_t i = column % 32;
+  const auto byte = [&](index_t at) { return std::to_integer<int>(p[at]); };
+  const auto nibble = [&](index_t from) { return i < 16 ? byte(from + i) & 15 : byte(from + i - 16) >> 4; };
+  switch (w.type) {
+    case dtype::f32: {
+      float x;
+      std::memcpy(&x, p, 4);
+      return x;
+    }
+    case dtype::f16: return blockattn_test::half_value(half_at(0));
+    case dtype::bf16: return bf16_to_f32(half_at(0));
+    case dtype::q8_0: return blockattn_test::half_value(half_at(0)) * static_cast<std::int8_t>(byte(2 + i));
+    case dtype::q4_0: return blockattn_test::half_value(half_at(0)) * (nibble(2) - 8);
+    case dtype::q4_1: return blockattn_test::half_value(half_at(0)) * nibble(4) + blockattn_test::half_value(half_at(2));
+  }
+  return 0;
+}
+
+constexpr dtype types[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0, dtype::q4_1};
+
+/// Columns to try: quantised types come in blocks of 32, float types in any number.
+std::vector<index_t> columns_of(dtype type) {
+  if (block_values(type) == 32) return {32, 96, 576};
+  return {1, 2, 31, 32, 33, 47, 64, 95, 576};
+}
+
+}  // namespace
+
+TEST_CASE("every level unpacks rows of every type exactly", "[kernels]") {
+  generator g(1);
+  for (const isa level : levels())
+    for (const dtype type : types)
+      for (const index_t columns : columns_of(type)) {
+        INFO(name(level) << ' ' << name(type) << ' ' << columns);
+        buffer<std::byte> weights(row_bytes(type, 3 * columns), 2);
+        fill_weights(g, type, 3 * columns, weights.data());
+        const weight_view w{type, weights.data(), 3, columns};
+        buffer<float> out(columns, 4);
+        kernels_of(level).unpack_row(w, 2, out.data());
+        for (index_t k = 0; k < columns; ++k) {
+          const double expected = weight_value(w, 2, k);
+          REQUIRE(std::abs(out[k] - expected) <= 1e-6 * std::abs(expected) + 1e-7);
+        }
+      }
+}
+
+TEST_CASE("products of panels equal the oracle for every type, remainder and arithmetic", "[kernels]") {
+  generator g(2);
+  for (const isa level : levels()) {
+    const kernel_table& k = kernels_of(level);
+    for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
+      for (const dtype type : types)
+        for (const index_t columns : columns_of(type))
+          for (const index_t tokens : {1, 2, 3, 5, 7, 12, 13, 29}) {
+            const index_t count = 1 + static_cast<index_t>(g() % static_cast<unsigned>(k.panel_rows));
+            const index_t rows = count + 1;
+            INFO(name(level) << ' ' << name(type) << " columns " << columns << " tokens " << tokens << " rows " << count << " fast " << (kind == arithmetic::fast));
+            buffer<std::byte> weights(row_bytes(type, rows * columns), 6);
+            fill_weights(g, type, rows * columns, weights.data());
+            const weight_view w{type, weights.data(), rows, columns};
+            buffer<float> x(tokens * columns, 4);
+            for (index_t i = 0; i < tokens * columns; ++i) x[i] = draw(g);
+            buffer<std::byte> packed(tokens * k.packed_bytes(kind, columns));
+            buffer<std::byte> panel(k.panel_bytes(kind, columns));
+            const index_t stride = rows + 3;
+            buffer<float> y(tokens * stride, 4);
+            for (index_t i = 0; i < tokens * stride; ++i) y[i] = -77;
+            k.pack(kind, x.data(), tokens, columns, packed.data());
+            k.unpack_panel(kind, w, 1, count, panel.data());
+            k.multiply_panel(kind, packed.data(), tokens, columns, panel.data(), count, y.data(), stride);
+            const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
+            for (index_t t = 0; t < tokens; ++t) {
+              for (index_t n = 0; n < stride; ++n) {
+                if (n >= count) {
+                  REQUIRE(y[t * stride + n] == -77);  // nothing is written beside the panel
+                  continue;
+                }
+                double expected = 0;
+                double size = 0;
+                for (index_t i = 0; i < columns; ++i) {
+                  const double term = weight_value(w, 1 + n, i) * x[t * columns + i];
+                  expected += term;
+                  size += std::abs(term);
+                }
+                REQUIRE(std::abs(y[t * stride + n] - expected) <= (rounds ? 0.0079 : 2e-6) * size + 1e-6);
+              }
+            }
+          }
+  }
+}
+
+TEST_CASE("a token's product has the same bits whatever is computed beside it", "[kernels]") {
+  generator g(3);
+  for (const isa level : levels()) {
+    const kernel_table& k = kernels_of(level);
+    for (const arithmetic kind : {arithmetic::f32, arithmetic::fast}) {
+      const index_t columns = 96;
+      const index_t tokens = 31;
+      buffer<std::byte> weights(row_bytes(dtype::q4_1, k.panel_rows * columns));
+      fill_weights(g, dtype::q4_1, k.panel_rows * columns, weights.data());
+      const weight_view w{dtype::q4_1, weights.data(), k.panel_rows, columns};
+      buffer<float> x(tokens * columns);
+      for (index_t i = 0; i < tokens * columns; ++i) x[i] = draw(g);
+      const index_t bytes = k.packed_bytes(kind, columns);
+      buffer<std::byte> packed(tokens * bytes);
+      buffer<std::byte> panel(k.panel_bytes(kind, columns));
+      buffer<float> together(tokens * k.panel_rows);
+      buffer<float> alone(k.panel_rows);
+      k.pack(kind, x.data(), tokens, columns, packed.data());
+      k.unpack_panel(kind, w, 0, k.panel_rows, panel.data());
+      k.multiply_panel(kind, packed.data(), tokens, columns, panel.data(), k.panel_rows, together.data(), k.panel_rows);
+      for (index_t t = 0; t < tokens; ++t) {
+        k.multiply_panel(kind, packed.data() + t * bytes, 1, columns, panel.data(), k.panel_rows, alone.data(), k.panel_rows);
+        REQUIRE(std::memcmp(alone.data(), together.data() + t * k.panel_rows, static_cast<std::size_t>(k.panel_rows) * 4) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("streamed products equal the oracle for every type", "[kernels]") {
+  generator g(4);
+  for (const isa level : levels())
+    for (const dtype type : types)
+      for (const index_t columns : columns_of(type)) {
+        INFO(name(level) << ' ' << name(type) << ' ' << columns);
+        const index_t rows = 9;
+        buffer<std::byte> weights(row_bytes(type, rows * columns), 2);
+        fill_weights(g, type, rows * columns, weights.data());
+        const weight_view w{type, weights.data(), rows, columns};
+        buffer<float> x(columns, 4);
+        std::vector<float> sums(static_cast<std::size_t>(columns / 32 + 1));
+        for (index_t i = 0; i < columns; ++i) x[i] = draw(g);
+        for (index_t i = 0; i < columns / 32 * 32; ++i) sums[static_cast<std::size_t>(i / 32)] += x[i];
+        buffer<float> y(rows, 4);
+        for (index_t n = 0; n < rows; ++n) y[n] = -77;
+        kernels_of(level).multiply_vector(w, 2, 8, x.data(), sums.data(), y.data());
+        for (index_t n = 0; n < rows; ++n) {
+          if (n < 2 || n >= 8) {
+            REQUIRE(y[n] == -77);
+            continue;
+          }
+          double expected = 0;
+          double size = 0;
+          for (index_t i = 0; i < columns; ++i) {
+            const double term = weight_value(w, n, i) * x[i];
+            expected += term;
+            size += std::abs(term);
+          }
+          REQUIRE(std::abs(y[n] - expected) <= 4e-6 * size + 1e-6);
+        }
+      }
+}
+
+TEST_CASE("norm, activation and rotation equal the oracle for every remainder", "[kernels]") {
+  generator g(5);
+  for (const isa level : levels()) {
+    const kernel_table& k = kernels_of(level);
+    for (index_t n = 1; n <= 70; ++n) {
+      INFO(name(level) << ' ' << n);
+      buffer<float> x(n, 4);
+      buffer<float> weight(n, 8);
+      buffer<float> y(n, 12);
+      double squares = 0;
+      for (index_t i = 0; i < n; ++i) {
+        x[i] = 3 * draw(g);
+        weight[i] = draw(g);
+        squares += static_cast<double>(x[i]) * x[i];
+      }
+      k.rms_norm(x.data(), weight.data(), n, 1e-5f, y.data());
+      for (index_t i = 0; i < n; ++i)
+        REQUIRE(y[i] == Approx(x[i] / std::sqrt(squares / static_cast<double>(n) + 1e-5) * weight[i]).epsilon(2e-6).margin(1e-7));
+      buffer<float> gate(n, 4);
+      for (index_t i = 0; i < n; ++i) gate[i] = i % 7 == 0 ? 40 * draw(g) : 3 * draw(g);
+      std::vector<double> expected;
+      for (index_t i = 0; i < n; ++i) expected.push_back(gate[i] / (1 + std::exp(-static_cast<double>(gate[i]))) * x[i]);
+      k.silu_multiply(gate.data(), x.data(), n);
+      for (index_t i = 0; i < n; ++i) REQUIRE(gate[i] == Approx(expected[static_cast<std::size_t>(i)]).epsilon(1e-5).margin(1e-6));
+    }
+    for (const index_t head_dim : {16, 32, 64, 80, 128, 256})
+      for (const rope_pairing pairing : {rope_pairing::adjacent, rope_pairing::halves})
+        for (const double position : {0.0, 1.0, 63.0, 4095.0, -31.0}) {
+          std::vector<float> cosine, sine;
+          for (index_t i = 0; i < head_dim / 2; ++i) {
+            const double angle = position * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+            cosine.push_back(static_cast<float>(std::cos(angle)));
+            sine.push_back(static_cast<float>(std::sin(angle)));
+          }
+          buffer<float> x(3 * head_dim, 4);
+          for (index_t i = 0; i < 3 * head_dim; ++i) x[i] = draw(g);
+          std::vector<double> head(x.data() + head_dim, x.data() + 2 * head_dim);
+          blockattn_test::rope(head, 10000.0, position, pairing == rope_pairing::adjacent);
+          k.rotate(pairing, x.data(), 3, head_dim, cosine.data(), sine.data());
+          for (index_t i = 0; i < head_dim; ++i) REQUIRE(std::abs(x[head_dim + i] - head[static_cast<std::size_t>(i)]) < 1e-6);
+        }
+  }
+}
+
+TEST_CASE("keys and values go to storage and back to nearest", "[kernels]") {
+  generator g(6);
+  for (const isa level : levels())
+    for (const dtype type : {dtype::f32, dtype::f16, dtype::bf16})
+      for (index_t n = 1; n <= 40; ++n) {
+        buffer<float> x(n, 4);
+        buffer<std::byte> stored(row_bytes(type, n), 2);
+        buffer<float> back(n, 4);
+        for (index_t i = 0; i < n; ++i) x[i] = i == 3 ? 0.0f : (i == 5 ? -65504.0f : draw(g) * 10);
+        kernels_of(level).store_kv(type, x.data(), n, stored.data());
+        kernels_of(level).load_kv(type, stored.data(), n, back.data());
+        for (index_t i = 0; i < n; ++i) {
+          const float expected = type == dtype::f32 ? x[i] : (type == dtype::f16 ? f16_to_f32(f32_to_f16(x[i])) : bf16_to_f32(f32_to_bf16(x[i])));
+          REQUIRE(back[i] == expected);
+        }
+      }
+}
+
+namespace {
+
+struct attention_case {
+  index_t head_dim, group, kv_heads, tokens;
+  std::vector<index_t> runs;  ///< tokens of each cached run; the queries' own run comes last
+  bool moved;                 ///< cached runs lie at local positions
+  rope_pairing pairing;
+  dtype type;
+};
+
+double stored_value(dtype type, const std::byte* data, index_t i) {
+  if (type == dtype::f32) {
+    float x;
+    std::memcpy(&x, data + 4 * i, 4);
+    return x;
+  }
+  std::uint16_t bits;
+  std::memcpy(&bits, data + 2 * i, 2);
+  return type == dtype::f16 ? blockattn_test::half_value(bits) : bf16_to_f32(bits);
+}
+
+/// Largest difference from the oracle over all rows of KV head 1, relative to the largest value.
+double attention_error(const kernel_table& k, arithmetic kind, const attention_case& c, generator& g) {
+  const double base = 1000;
+  std::vector<std::vector<float>> tables;
+  std::vector<std::unique_ptr<buffer<std::byte>>> memory;
+  std::vector<attention_segment> segments;
+  std::vector<std::vector<double>> keys, values;
+  index_t start = 0;
+  std::vector<index_t> runs = c.runs;
+  runs.push_back(c.tokens);
+  for (std::size_t r = 0; r < runs.size(); ++r) {
+    const index_t n = runs[r];
+    const bool local = c.moved && r + 1 < runs.size();
+    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.type, n * c.head_dim), 2));
+    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.type, n * c.head_dim), 6));
+    std::byte* key_data = memory[memory.size() - 2]->data();
+    std::byte* value_data = memory.back()->data();
+    std::vector<float> raw(static_cast<std::size_t>(n * c.head_dim));
+    for (float& x : raw) x = draw(g);
+    k.store_kv(c.type, raw.data(), n * c.head_dim, key_data);
+    for (float& x : raw) x = draw(g);
+    k.store_kv(c.type, raw.data(), n * c.head_dim, value_data);
+    attention_segment segment{key_data, value_data, n, start, nullptr, nullptr, c.type};
+    if (local) {
+      for (const bool cosine : {true, false}) {
+        tables.emplace_back();
+        for (index_t i = 0; i < c.head_dim / 2; ++i) {
+          const double angle = static_cast<double>(start) * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(c.head_dim));
+          tables.back().push_back(static_cast<float>(cosine ? std::cos(angle) : std::sin(angle)));
+        }
+      }
+      segment.cosine = tables[tables.size() - 2].data();
+      segment.sine = tables.back().data();
+    }
+    segments.push_back(segment);
+    for (index_t t = 0; t < n; ++t) {
+      std::vector<double> key, value;
+      for (index_t d = 0; d < c.head_dim; ++d) {
+        key.push_back(stored_value(c.type, key_data, t * c.head_dim + d));
+        value.push_back(stored_value(c.type, value_data, t * c.head_dim + d));
+      }
+      if (local) blockattn_test::rope(key, base, static_cast<double>(start), c.pairing == rope_pairing::adjacent);
+      keys.push_back(key);
+      values.push_back(value);
+    }
+    start += n;
+  }
+  const index_t heads = c.kv_heads * c.group;
+  buffer<float> queries(c.tokens * heads * c.head_dim, 4);
+  buffer<float> out(c.tokens * heads * c.head_dim, 4);
+  for (index_t i = 0; i < c.tokens * heads * c.head_dim; ++i) queries[i] = 2 * draw(g);
+  buffer<std::byte> scratch(attention_scratch_bytes(c.head_dim));
+  attention_args args;
+  args.queries = queries.data();
+  args.output = out.data();
+  args.query_stride = heads * c.head_dim;
+  args.head_dim = c.head_dim;
+  args.group = c.group;
+  args.kv_head = 1;
+  args.position = start - c.tokens;
+  args.scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
+  args.pairing = c.pairing;
+  args.segments = segments.data();
+  args.segment_count = static_cast<index_t>(segments.size());
+  const index_t rows = c.tokens * c.group;
+  for (args.row_begin = 0; args.row_begin < rows; args.row_begin += attention_rows) {
+    args.row_end = std::min(args.row_begin + attention_rows, rows);
+    k.attend(kind, args, scratch.data());
+  }
+  double error = 0;
+  double size = 0;
+  for (index_t r = 0; r < rows; ++r) {
+    const float* q = queries.data() + r / c.group * args.query_stride + (c.group + r % c.group) * c.head_dim;
+    const auto visible = static_cast<std::ptrdiff_t>(args.position + r / c.group + 1);
+    const auto expected = blockattn_test::attention(std::vector<double>(q, q + c.head_dim), {keys.begin(), keys.begin() + visible},
+                                                    {values.begin(), values.begin() + visible}, args.scale);
+    const float* got = out.data() + (q - queries.data());
+    for (index_t d = 0; d < c.head_dim; ++d) {
+      if (!std::isfinite(got[d])) return 1e9;
+      error = std::max(error, std::abs(got[d] - expected[static_cast<std::size_t>(d)]));
+      size = std::max(size, std::abs(expected[static_cast<std::size_t>(d)]));
+    }
+  }
+  return error / size;
+}
+
+}  // namespace
+
+TEST_CASE("attention over many runs equals the oracle, keys moved by rotating queries", "[kernels]") {
+  generator g(7);
+  const std::vector<std::vector<index_t>> run_sets = {{}, {1}, {63, 64, 65}, {5, 150, 1, 33}};
+  for (const isa level : levels()) {
+    const kernel_table& k = kernels_of(level);
+    for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
+      for (const dtype type : {dtype::f32, dtype::f16, dtype::bf16})
+        for (const auto& runs : run_sets)
+          for (const index_t head_dim : {16, 64, 80, 256})
+            for (const index_t tokens : {1, 7, 70}) {
+              const attention_case c{head_dim, head_dim == 64 ? 3 : 1, 2, tokens, runs, true, tokens == 7 ? rope_pairing::halves : rope_pairing::adjacent, type};
+              INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << name(type) << " runs " << runs.size() << " Dh " << head_dim << " T " << tokens);
+              const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
+              CHECK(attention_error(k, kind, c, g) < (rounds ? 2e-2 : 1e-5));
+            }
+  }
+}
+
+TEST_CASE("a level that the environment names is taken, any other value is refused", "[kernels]") {
+  const char* before = std::getenv("BLOCKATTN_ISA");
+  const std::string saved = before != nullptr ? before : "";
+  ::setenv("BLOCKATTN_ISA", "portable", 1);
+  CHECK(chosen_isa() == isa::portable);
+  ::setenv("BLOCKATTN_ISA", "sse9", 1);
+  CHECK_THROWS_WITH(chosen_isa(), Catch::Contains("sse9") && Catch::Contains("avx2"));
+  ::setenv("BLOCKATTN_ISA", "", 1);
+  CHECK(chosen_isa() == best_isa());
+  before != nullptr ? ::setenv("BLOCKATTN_ISA", saved.c_str(), 1) : ::unsetenv("BLOCKATTN_ISA");
+}
