@@ -157,7 +157,7 @@ TEST_CASE("products of panels equal the oracle for every type, remainder and ari
             for (index_t i = 0; i < tokens * stride; ++i) y[i] = -77;
             k.pack(kind, x.data(), tokens, columns, packed.data());
             k.unpack_panel(kind, w, 1, count, panel.data());
-            k.multiply_panel(kind, packed.data(), tokens, columns, panel.data(), count, y.data(), stride);
+            k.multiply_panel(kind, packed.data(), tokens, columns, panel.data(), count, y.data(), stride, false);
             const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
             for (index_t t = 0; t < tokens; ++t) {
               for (index_t n = 0; n < stride; ++n) {
@@ -198,9 +198,9 @@ TEST_CASE("a token's product has the same bits whatever is computed beside it", 
       buffer<float> alone(k.panel_rows);
       k.pack(kind, x.data(), tokens, columns, packed.data());
       k.unpack_panel(kind, w, 0, k.panel_rows, panel.data());
-      k.multiply_panel(kind, packed.data(), tokens, columns, panel.data(), k.panel_rows, together.data(), k.panel_rows);
+      k.multiply_panel(kind, packed.data(), tokens, columns, panel.data(), k.panel_rows, together.data(), k.panel_rows, false);
       for (index_t t = 0; t < tokens; ++t) {
-        k.multiply_panel(kind, packed.data() + t * bytes, 1, columns, panel.data(), k.panel_rows, alone.data(), k.panel_rows);
+        k.multiply_panel(kind, packed.data() + t * bytes, 1, columns, panel.data(), k.panel_rows, alone.data(), k.panel_rows, false);
         REQUIRE(std::memcmp(alone.data(), together.data() + t * k.panel_rows, static_cast<std::size_t>(k.panel_rows) * 4) == 0);
       }
     }

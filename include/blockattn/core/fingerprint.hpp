@@ -1,8 +1,9 @@
 // A 128-bit fingerprint of bytes: XXH3-128, the same on every machine.
 //
 // Not cryptographic: it tells apart what differs by accident, not what someone made to collide.
-// xxHash is linked (libxxhash), not inlined: its inlined form has internal linkage, so that an inline function which calls it would differ
-// from one translation unit to the next, by compiler flags too; and it would change what an application's own #include <xxhash.h> means.
+// xxHash is linked (libxxhash), not inlined: its inlined form has internal linkage, so that an inline function which
+// calls it would differ from one translation unit to the next, by compiler flags too; and it would change what an
+// application's own #include <xxhash.h> means.
 #pragma once
 
 #include <xxhash.h>

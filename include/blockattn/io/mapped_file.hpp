@@ -1,4 +1,4 @@
-// A read-only memory map of a whole file (POSIX mmap), and its checked window.
+// A read-only memory map of a whole file (POSIX mmap).
 #pragma once
 
 #include <fcntl.h>
@@ -8,39 +8,39 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <cstring>
 #include <filesystem>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "blockattn/core/error.hpp"
 
 namespace blockattn::inline v0 {
 
-/// Maps a file for reading for as long as the object lives. Move-only.
+/// Maps a file for reading for as long as the object lives. Move-only; the bytes stay where they are when it moves.
 /// Throws io_error (can't open, not a regular file, can't map) and format_error (empty file).
+/// Replacing the file by another (rename) is safe while it is mapped. Shortening it in place isn't: reading what was
+/// cut off ends the process (SIGBUS), as with every memory map.
 class mapped_file {
  public:
   explicit mapped_file(const std::filesystem::path& path) {
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) throw io_error(cat("[file] ", path.string(), ": can't open: ", std::strerror(errno), ". Check the path and its permissions."));
+    const descriptor file(path);
     struct ::stat status {};
-    const bool known = ::fstat(descriptor, &status) == 0;
-    if (!known || !S_ISREG(status.st_mode)) {
-      ::close(descriptor);
-      throw io_error(cat("[file] ", path.string(), ": not a regular file. Give the path of a file, not of a folder or a device."));
-    }
-    size_ = static_cast<std::size_t>(status.st_size);
-    if (size_ == 0) {
-      ::close(descriptor);
-      throw format_error(cat("[file] ", path.string(), ": the file is empty. Interrupted download?"));
-    }
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    const int reason = errno;
-    ::close(descriptor);
-    if (address == MAP_FAILED) throw io_error(cat("[file] ", path.string(), ": can't map ", size_, " bytes: ", std::strerror(reason)));
-    data_ = static_cast<const std::byte*>(address);
+    if (::fstat(file.number, &status) != 0)
+      throw io_error(cat("[file] ", path.string(), ": can't ask for its size: ", reason(errno)));
+    if (!S_ISREG(status.st_mode))
+      throw io_error(cat("[file] ", path.string(), ": ",
+                         S_ISDIR(status.st_mode) ? "is a folder" : "isn't a regular file",
+                         "; allowed: a regular file. Give the path of the file itself."));
+    if (status.st_size == 0)
+      throw format_error(cat("[file] ", path.string(), ": the file is empty. Interrupted download? Fetch it again."));
+    const auto size = static_cast<std::size_t>(status.st_size);
+    void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number, 0);
+    if (address == MAP_FAILED)
+      throw io_error(cat("[file] ", path.string(), ": can't map its ", size, " bytes: ", reason(errno)));
+    data_ = static_cast<std::byte*>(address);
+    size_ = size;
   }
 
   mapped_file(mapped_file&& other) noexcept
@@ -53,13 +53,32 @@ class mapped_file {
   mapped_file(const mapped_file&) = delete;
   mapped_file& operator=(const mapped_file&) = delete;
   ~mapped_file() {
-    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);  // NOLINT: munmap takes a mutable pointer
+    if (data_ != nullptr) ::munmap(data_, size_);
   }
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
 
  private:
-  const std::byte* data_ = nullptr;
+  /// An open file, closed at the end of its scope: the map doesn't need it any more.
+  struct descriptor {
+    // O_NONBLOCK: opening a named pipe must not wait for a writer. It changes nothing for regular files.
+    explicit descriptor(const std::filesystem::path& path)
+        : number(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+      if (number < 0)
+        throw io_error(
+            cat("[file] ", path.string(), ": can't open: ", reason(errno), ". Check the path and its permissions."));
+    }
+    descriptor(const descriptor&) = delete;
+    descriptor& operator=(const descriptor&) = delete;
+    ~descriptor() { ::close(number); }
+
+    int number;
+  };
+
+  /// What an errno means. (std::strerror isn't safe in several threads.)
+  static std::string reason(int number) { return std::generic_category().message(number); }
+
+  std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
 

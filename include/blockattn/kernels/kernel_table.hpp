@@ -71,9 +71,9 @@ struct kernel_table {
   void (*pack)(arithmetic, const float* x, index_t tokens, index_t columns, std::byte* packed) = nullptr;
   /// Rows [first, first + count) of a weight matrix -> panel; count <= panel_rows, the missing rows are zero.
   void (*unpack_panel)(arithmetic, const weight_view&, index_t first, index_t count, std::byte* panel) = nullptr;
-  /// y[t, 0..count) = packed[t] · panel rows, for `tokens` tokens; y has `stride` floats a token.
+  /// y[t, 0..count) = packed[t] · panel rows, for `tokens` tokens; y has `stride` floats a token. With `add`, y is added to.
   void (*multiply_panel)(arithmetic, const std::byte* packed, index_t tokens, index_t columns, const std::byte* panel, index_t count, float* y,
-                         index_t stride) = nullptr;
+                         index_t stride, bool add) = nullptr;
   /// y[n] = weight row n · x for rows [first, last): weights streamed once, float32 arithmetic. x [columns]; sums [columns / 32] of x's blocks of 32.
   void (*multiply_vector)(const weight_view&, index_t first, index_t last, const float* x, const float* sums, float* y) = nullptr;
   /// One row of any weight type -> float32 [columns].

@@ -8,8 +8,8 @@
 namespace blockattn::inline v0 {
 
 struct feed_forward_weights {
-  weight_view gate, up;  ///< [F, D]
-  weight_view down;      ///< [D, F]
+  linear_weight gate, up;  ///< [F, D]
+  linear_weight down;      ///< [D, F]
 };
 
 /// out [T, D] from x [T, D]; `gate` and `up` are room for [T, F] each.
@@ -17,7 +17,7 @@ inline void feed_forward(const float* x, index_t tokens, const feed_forward_weig
                          const compute_options& compute) {
   const std::array products = {linear_product{&w.gate, gate}, linear_product{&w.up, up}};
   linear(x, tokens, products, compute);
-  const index_t width = w.gate.rows;
+  const index_t width = w.gate.base.rows;
   parallel_pieces(tokens, 16, [&](index_t first, index_t last) {
     compute.kernels->silu_multiply(gate + first * width, up + first * width, (last - first) * width);
   });

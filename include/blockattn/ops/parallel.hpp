@@ -1,8 +1,12 @@
 // Parallelism is oneTBB's: everything runs in the caller's arena, so a user's task_arena limits it. No result depends on the number of threads.
+//
+// Each loop has a context of its own that inherits no cancellation. Without that, an exception in one task of an outer loop (or an application that cancels
+// its own task group) would make the inner loops of its siblings return early and silently, with half of their results missing.
 #pragma once
 
 #include <oneapi/tbb/blocked_range.h>
 #include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/task_group.h>
 
 #include <cstddef>
 #include <memory>
@@ -12,17 +16,19 @@
 
 namespace blockattn::inline v0 {
 
-/// Calls body(i) for i in [0, count): one task an index.
+/// Calls body(i) for i in [0, count): one task an index. If a body throws, tasks that haven't begun are left out and the exception is thrown here
+/// once those that have begun are done.
 template <class Body>
 void parallel_tasks(index_t count, const Body& body) {
   if (count == 1) return body(index_t{0});
   using range = oneapi::tbb::blocked_range<index_t>;
+  oneapi::tbb::task_group_context context(oneapi::tbb::task_group_context::isolated);
   oneapi::tbb::parallel_for(
       range(0, count, 1),
       [&](const range& r) {
         for (index_t i = r.begin(); i < r.end(); ++i) body(i);
       },
-      oneapi::tbb::simple_partitioner{});
+      oneapi::tbb::simple_partitioner{}, context);
 }
 
 /// Calls body(begin, end) over pieces of [0, count) of at least `grain`, in parallel if there is more than one.

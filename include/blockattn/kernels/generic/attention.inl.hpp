@@ -85,8 +85,8 @@ inline void rotate_rows(const attention_args& a, const attention_segment& s, con
     }
     if constexpr (Bf16) {
       for (index_t i = 0; i < half; ++i) {
-        const vu even = __builtin_convertvector(load_as<vh>(turned + 2 * i * lanes), vu);
-        const vu odd = __builtin_convertvector(load_as<vh>(turned + (2 * i + 1) * lanes), vu);
+        const vu even = widen_halves(turned + 2 * i * lanes);
+        const vu odd = widen_halves(turned + (2 * i + 1) * lanes);
         store_as(units + i * panel_width + lane, even | (odd << 16));
       }
     }
@@ -135,14 +135,14 @@ inline const std::byte* tile_values(const attention_args& a, const attention_seg
       vu even;
       vu odd = vu{};
       if (s.type == dtype::bf16) {
-        even = __builtin_convertvector(load_as<vh>(from + t * bytes + 2 * d), vu);
-        if (t + 1 < n) odd = __builtin_convertvector(load_as<vh>(from + (t + 1) * bytes + 2 * d), vu);
+        even = widen_halves(reinterpret_cast<const std::uint16_t*>(from + t * bytes) + d);
+        if (t + 1 < n) odd = widen_halves(reinterpret_cast<const std::uint16_t*>(from + (t + 1) * bytes) + d);
       } else {
         store_bf16(rounded, load_value(s.type, from + t * bytes, d));
-        even = __builtin_convertvector(load_as<vh>(rounded), vu);
+        even = widen_halves(rounded);
         if (t + 1 < n) {
           store_bf16(rounded, load_value(s.type, from + (t + 1) * bytes, d));
-          odd = __builtin_convertvector(load_as<vh>(rounded), vu);
+          odd = widen_halves(rounded);
         }
       }
       store_as(scratch + (t / 2 * a.head_dim + d) * 4, even | (odd << 16));
@@ -187,8 +187,8 @@ inline void soften_scores(float* scores, index_t n, float* maximum, float* total
     for (index_t lane = 0; lane < panel_width; lane += lanes) {
       store_bf16(rounded, load(scores + t * panel_width + lane));
       store_bf16(rounded + lanes, t + 1 < n ? load(scores + (t + 1) * panel_width + lane) : splat(0));
-      const vu even = __builtin_convertvector(load_as<vh>(rounded), vu);
-      const vu odd = __builtin_convertvector(load_as<vh>(rounded + lanes), vu);
+      const vu even = widen_halves(rounded);
+      const vu odd = widen_halves(rounded + lanes);
       store_as(weights + t / 2 * panel_width + lane, even | (odd << 16));
     }
   }

@@ -55,25 +55,32 @@ inline void multiply_rows(const std::byte* a, index_t row, index_t step, index_t
   for (; m < rows; ++m) multiply_tile<1, Bf16, Accumulate>(a + m * row, row, step, b, units, c + m * stride, stride);
 }
 
-template <bool Bf16>
+template <bool Bf16, bool Add>
 inline void multiply_panel_as(const std::byte* packed, index_t tokens, index_t columns, const std::uint32_t* panel, index_t count, float* y,
                               index_t stride) {
   const index_t units = Bf16 ? (columns + 1) / 2 : columns;
-  if (count == panel_width) return multiply_rows<Bf16, false>(packed, units * 4, 4, tokens, panel, units, y, stride);
+  if (count == panel_width) return multiply_rows<Bf16, Add>(packed, units * 4, 4, tokens, panel, units, y, stride);
   alignas(64) float tile[tile_rows * panel_width];
   for (index_t t = 0; t < tokens; t += tile_rows) {
     const index_t rows = tokens - t < tile_rows ? tokens - t : tile_rows;
-    multiply_rows<Bf16, false>(packed + t * units * 4, units * 4, 4, rows, panel, units, tile, panel_width);
+    for (index_t m = 0; Add && m < rows; ++m) {
+      __builtin_memset(tile + m * panel_width, 0, sizeof(float) * panel_width);
+      __builtin_memcpy(tile + m * panel_width, y + (t + m) * stride, static_cast<std::size_t>(count) * sizeof(float));
+    }
+    multiply_rows<Bf16, Add>(packed + t * units * 4, units * 4, 4, rows, panel, units, tile, panel_width);
     for (index_t m = 0; m < rows; ++m)
       __builtin_memcpy(y + (t + m) * stride, tile + m * panel_width, static_cast<std::size_t>(count) * sizeof(float));
   }
 }
 
 inline void multiply_panel(arithmetic a, const std::byte* packed, index_t tokens, index_t columns, const std::byte* panel, index_t count, float* y,
-                           index_t stride) {
+                           index_t stride, bool add) {
   const auto* units = reinterpret_cast<const std::uint32_t*>(panel);
-  if (has_bf16 && a == arithmetic::fast) return multiply_panel_as<has_bf16>(packed, tokens, columns, units, count, y, stride);
-  multiply_panel_as<false>(packed, tokens, columns, units, count, y, stride);
+  const bool bf16 = has_bf16 && a == arithmetic::fast;
+  if (bf16 && add) return multiply_panel_as<has_bf16, true>(packed, tokens, columns, units, count, y, stride);
+  if (bf16) return multiply_panel_as<has_bf16, false>(packed, tokens, columns, units, count, y, stride);
+  if (add) return multiply_panel_as<false, true>(packed, tokens, columns, units, count, y, stride);
+  multiply_panel_as<false, false>(packed, tokens, columns, units, count, y, stride);
 }
 
 /// sum over 32 values of quants * x, the quants of a nibble block in 0..15.
@@ -82,8 +89,8 @@ BLOCKATTN_INLINE vf nibbles_dot(const std::byte* quants, const float* x) {
 #pragma GCC unroll 4
   for (int i = 0; i < 16; i += lanes) {
     const vub raw = load_as<vub>(quants + i);
-    sum = multiply_add(__builtin_convertvector(__builtin_convertvector(raw & 15, vi), vf), load(x + i), sum);
-    sum = multiply_add(__builtin_convertvector(__builtin_convertvector(raw >> 4, vi), vf), load(x + 16 + i), sum);
+    sum = multiply_add(widen_bytes(raw & 15), load(x + i), sum);
+    sum = multiply_add(widen_bytes(raw >> 4), load(x + 16 + i), sum);
   }
   return sum;
 }
@@ -91,7 +98,7 @@ BLOCKATTN_INLINE vf nibbles_dot(const std::byte* quants, const float* x) {
 BLOCKATTN_INLINE vf bytes_dot(const std::byte* quants, const float* x) {
   vf sum = splat(0);
 #pragma GCC unroll 8
-  for (int i = 0; i < 32; i += lanes) sum = multiply_add(__builtin_convertvector(load_as<vb>(quants + i), vf), load(x + i), sum);
+  for (int i = 0; i < 32; i += lanes) sum = multiply_add(widen_signed(quants + i), load(x + i), sum);
   return sum;
 }
 

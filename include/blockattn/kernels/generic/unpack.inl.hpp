@@ -1,12 +1,14 @@
 // From stored weights to float32 and to panels. Included inside the namespace of each level.
 
+BLOCKATTN_INLINE vf load_bf16(const std::uint16_t* p) { return reinterpret_cast<vf>(widen_halves(p) << 16); }
+
 /// One block of 32 quantised values -> float32.
 BLOCKATTN_INLINE void unpack_nibbles(const std::byte* bytes, float d, float m, float* out) {
   const auto* quants = reinterpret_cast<const std::uint8_t*>(bytes);
   for (int i = 0; i < 16; i += lanes) {
     const vub raw = load_as<vub>(quants + i);
-    const vf low = __builtin_convertvector(__builtin_convertvector(raw & 15, vi), vf);
-    const vf high = __builtin_convertvector(__builtin_convertvector(raw >> 4, vi), vf);
+    const vf low = widen_bytes(raw & 15);
+    const vf high = widen_bytes(raw >> 4);
     store(out + i, low * splat(d) + splat(m));
     store(out + 16 + i, high * splat(d) + splat(m));
   }
@@ -15,12 +17,12 @@ BLOCKATTN_INLINE void unpack_nibbles(const std::byte* bytes, float d, float m, f
 BLOCKATTN_INLINE float read_half(const std::byte* p) {
   std::uint16_t bits;
   __builtin_memcpy(&bits, p, 2);
-  return f16_to_f32(bits);
+  return half_to_f32(bits);
 }
 
 BLOCKATTN_INLINE void unpack_q8(const std::byte* block, float* out) {
   const float d = read_half(block);
-  for (int i = 0; i < 32; i += lanes) store(out + i, __builtin_convertvector(load_as<vb>(block + 2 + i), vf) * splat(d));
+  for (int i = 0; i < 32; i += lanes) store(out + i, widen_signed(block + 2 + i) * splat(d));
 }
 
 /// Values [begin, begin + 32) of a row; begin is a multiple of 32. For float types the row must hold them all.

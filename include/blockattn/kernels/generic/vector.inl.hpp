@@ -58,13 +58,8 @@ BLOCKATTN_INLINE vf exponential(vf x) {
   return x < splat(-87.3f) ? splat(0.0f) : result;
 }
 
-BLOCKATTN_INLINE vf load_bf16(const std::uint16_t* p) {
-  return reinterpret_cast<vf>(__builtin_convertvector(load_as<vh>(p), vu) << 16);
-}
-
 /// Half precision by integer arithmetic: exact, subnormals included; infinities and NaN become infinity's neighbours of 2^16.
-BLOCKATTN_INLINE vf f16_to_f32_by_bits(const std::uint16_t* p) {
-  const vu bits = __builtin_convertvector(load_as<vh>(p), vu);
+BLOCKATTN_INLINE vf f16_to_f32_by_bits(vu bits) {
   const vf magnitude = reinterpret_cast<vf>((bits & 0x7fffU) << 13) * splat(0x1p112f);
   return reinterpret_cast<vf>(reinterpret_cast<vu>(magnitude) | ((bits & 0x8000U) << 16));
 }

@@ -21,6 +21,18 @@ inline constexpr bool has_bf16 = false;
 
 #include "blockattn/kernels/generic/vector.inl.hpp"
 
+BLOCKATTN_INLINE vf widen_bytes(vub x) {
+  __m128i bytes = _mm_setzero_si128();
+  __builtin_memcpy(&bytes, &x, sizeof(x));
+  return reinterpret_cast<vf>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+}
+BLOCKATTN_INLINE vf widen_signed(const std::byte* p) {
+  return reinterpret_cast<vf>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(p))));
+}
+BLOCKATTN_INLINE vu widen_halves(const std::uint16_t* p) {
+  return reinterpret_cast<vu>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+BLOCKATTN_INLINE float half_to_f32(std::uint16_t bits) { return _cvtsh_ss(bits); }
 BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) {
   return reinterpret_cast<vf>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }

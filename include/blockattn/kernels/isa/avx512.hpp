@@ -21,6 +21,17 @@ inline constexpr bool has_bf16 = false;
 
 #include "blockattn/kernels/generic/vector.inl.hpp"
 
+// The zero-masked forms with all lanes on are the plain ones without the compiler's false warning of uninitialised lanes.
+BLOCKATTN_INLINE vf widen_bytes(vub x) {
+  return __builtin_convertvector(reinterpret_cast<vi>(_mm512_maskz_cvtepu8_epi32(0xffff, reinterpret_cast<__m128i>(x))), vf);
+}
+BLOCKATTN_INLINE vf widen_signed(const std::byte* p) {
+  return __builtin_convertvector(reinterpret_cast<vi>(_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))), vf);
+}
+BLOCKATTN_INLINE vu widen_halves(const std::uint16_t* p) {
+  return reinterpret_cast<vu>(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+BLOCKATTN_INLINE float half_to_f32(std::uint16_t bits) { return _cvtsh_ss(bits); }
 BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) {
   return reinterpret_cast<vf>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 }

@@ -12,7 +12,11 @@ inline constexpr bool has_bf16 = false;
 
 #include "blockattn/kernels/generic/vector.inl.hpp"
 
-BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) { return f16_to_f32_by_bits(p); }
+BLOCKATTN_INLINE vf widen_bytes(vub x) { return __builtin_convertvector(__builtin_convertvector(x, vi), vf); }
+BLOCKATTN_INLINE vf widen_signed(const std::byte* p) { return __builtin_convertvector(load_as<vb>(p), vf); }
+BLOCKATTN_INLINE vu widen_halves(const std::uint16_t* p) { return __builtin_convertvector(load_as<vh>(p), vu); }
+BLOCKATTN_INLINE float half_to_f32(std::uint16_t bits) { return f16_to_f32(bits); }
+BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) { return f16_to_f32_by_bits(widen_halves(p)); }
 BLOCKATTN_INLINE void store_f16(std::uint16_t* p, vf x) {
   for (int i = 0; i < lanes; ++i) p[i] = f32_to_f16(x[i]);
 }

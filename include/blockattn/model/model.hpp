@@ -1,0 +1,183 @@
+// A model at run time: one file, opened once, its family hidden. What applications hold.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "blockattn/core/fingerprint.hpp"
+#include "blockattn/core/log.hpp"
+#include "blockattn/io/gguf.hpp"
+#include "blockattn/model/forward.hpp"
+#include "blockattn/model/transformer.hpp"
+#include "blockattn/ops/key_rotation.hpp"
+#include "blockattn/text/chat_template.hpp"
+#include "blockattn/text/tokenizer.hpp"
+
+namespace blockattn::inline v0 {
+
+enum class precision {
+  exact,  ///< float32 throughout: the reference
+  fast    ///< bfloat16 products where the processor has them, float32 elsewhere: the default
+};
+
+/// A LoRA adapter file and how strongly it is applied; 1 as trained, 0 not at all.
+struct adapter_file {
+  std::filesystem::path path;
+  float scale = 1;
+};
+
+struct load_options {
+  precision compute = precision::fast;
+  std::optional<dtype> kv = {};  ///< type of cached keys and values: f32, f16 or bf16; by default f32 for exact, bf16 for fast
+  log_sink log = {};        ///< warnings of the model and of what uses it
+  std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
+};
+
+/// A handle to an immutable model: cheap to copy, shared by any number of threads and sessions. The file stays mapped while a handle lives.
+class model {
+ public:
+  /// Maps the file and reads its metadata; weights are read when they are first used. Throws io_error, format_error, argument_error.
+  [[nodiscard]] static model load(const std::filesystem::path& path, const load_options& options = {}) {
+    return model(std::make_shared<const state>(std::make_shared<const source>(path), options));
+  }
+
+  /// The same model with other adapters (none: the base). Shares the mapped file and the vocabulary; opening it costs next to nothing.
+  [[nodiscard]] model with_adapters(const std::vector<adapter_file>& adapters) const {
+    load_options options = state_->options;
+    options.adapters = adapters;
+    return model(std::make_shared<const state>(state_->base, options));
+  }
+
+  [[nodiscard]] const model_config& config() const { return state_->decode->config(); }
+  [[nodiscard]] const rope_spec& rope() const { return state_->decode->rope(); }
+  [[nodiscard]] const tokenizer& vocabulary() const { return state_->base->vocabulary; }
+  [[nodiscard]] const gguf_file& file() const { return state_->base->file; }
+  [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
+  [[nodiscard]] precision compute() const { return state_->compute.kind == arithmetic::f32 ? precision::exact : precision::fast; }
+  [[nodiscard]] isa level() const { return state_->compute.kernels->level; }
+  [[nodiscard]] const log_sink& log() const { return state_->options.log; }
+
+  /// The file's chat template. Throws format_error if it has none that is supported.
+  [[nodiscard]] chat_template chat() const { return chat_template::from_gguf(state_->base->file); }
+
+  /// What keys and values of a block depend on besides its tokens: weights, adapters, shapes, RoPE, arithmetic, KV type. Reads all weights at its first call.
+  [[nodiscard]] const fingerprint128& fingerprint() const {
+    std::call_once(state_->fingerprinted, [&] { state_->fingerprint = state_->make_fingerprint(); });
+    return state_->fingerprint;
+  }
+
+  /// Keys and values of a block on its own, at local positions 0..T-1. Throws argument_error (no tokens, unknown token), context_error, cancelled_error.
+  [[nodiscard]] std::shared_ptr<const kv_block> encode(std::span<const token_id> ids, const forward_control& control = {}) const {
+    if (ids.empty()) throw argument_error("[model] a block without tokens can't be encoded; leave it out");
+    kv_tail tail(kv(), static_cast<index_t>(ids.size()));
+    (void)forward({ids, 0, {}, hidden_rows::none}, tail, control);
+    return tail.finish();
+  }
+
+  /// Runs tokens through all layers, appends their keys and values to `tail`, and returns hidden states after the last norm: [rows, D], D contiguous.
+  /// Every position must be below context_length (context_error). If it throws, the tail is as it was.
+  matrix forward(const forward_request& request, kv_tail& tail, const forward_control& control = {}) const {
+    const index_t end = request.position + static_cast<index_t>(request.ids.size());
+    if (request.position < 0 || end > config().context_length)
+      throw context_error(cat("[model] tokens at positions ", request.position, " to ", end - 1, "; the model's context has ", config().context_length));
+    return state_->decode->forward(request, tail, state_->compute, control);
+  }
+
+  /// Logits [rows, V] of hidden states [rows, D].
+  [[nodiscard]] std::vector<float> logits(const matrix& hidden) const {
+    std::vector<float> result(static_cast<std::size_t>(hidden.rows() * config().vocabulary));
+    state_->decode->project(hidden.data(), hidden.rows(), result.data(), state_->compute);
+    return result;
+  }
+
+  /// A copy of `block` with its keys rotated to `offset` (the paper's re-encoding), to be placed with placed_block::rotated.
+  [[nodiscard]] std::shared_ptr<const kv_block> moved(const kv_block& block, index_t offset) const {
+    return moved_copy(block, rope(), static_cast<double>(offset), *state_->compute.kernels);
+  }
+
+ private:
+  /// What handles with different adapters share.
+  struct source {
+    explicit source(const std::filesystem::path& path) : file(path), vocabulary(tokenizer::from_gguf(file)) {}
+
+    [[nodiscard]] const fingerprint128& weights() const {
+      std::call_once(hashed, [&] { hash = hash_tensors(file); });
+      return hash;
+    }
+
+    gguf_file file;
+    tokenizer vocabulary;
+    mutable std::once_flag hashed;
+    mutable fingerprint128 hash;
+  };
+
+  struct state {
+    state(std::shared_ptr<const source> from, const load_options& given)
+        : base(std::move(from)), options(given), decode(make_decoder(base->file, given.adapters)) {
+      compute = {&blockattn::kernels(), options.compute == precision::exact ? arithmetic::f32 : arithmetic::fast};
+      const model_config& c = decode->config();
+      layout = {c.layers, c.kv_heads, c.head_dim, options.kv.value_or(options.compute == precision::exact ? dtype::f32 : dtype::bf16)};
+      if (layout.type != dtype::f32 && layout.type != dtype::f16 && layout.type != dtype::bf16)
+        throw argument_error(cat("[model] keys and values of type ", name(layout.type), "; supported: f32, f16, bf16"));
+      if (base->vocabulary.vocab_size() != c.vocabulary)
+        throw format_error(cat("[model] ", base->file.path(), ": the vocabulary has ", base->vocabulary.vocab_size(), " tokens, the embedding ", c.vocabulary,
+                               " rows. The file is inconsistent; convert the model again."));
+    }
+
+    [[nodiscard]] fingerprint128 make_fingerprint() const {
+      const model_config& c = decode->config();
+      const rope_spec& r = decode->rope();
+      fingerprint128 result = hash_text(cat("blockattn.model1 ", c.architecture, ' ', c.layers, ' ', c.width, ' ', c.heads, ' ', c.kv_heads, ' ', c.head_dim, ' ',
+                                            c.feed_forward, ' ', std::hexfloat, r.base, ' ', c.norm_epsilon, ' ', static_cast<int>(r.pairing), ' ',
+                                            name(layout.type), ' ', static_cast<int>(compute.kind), ' ', name(compute.kernels->level)));
+      result = combine(result, base->weights());
+      for (const applied_adapter& a : adapters)
+        result = combine(result, combine(hash_text(cat(std::hexfloat, a.scale)), hash_tensors(a.adapter->file())));
+      return result;
+    }
+
+    std::shared_ptr<const source> base;
+    load_options options;
+    std::vector<applied_adapter> adapters;
+    std::unique_ptr<const decoder> decode;
+    compute_options compute;
+    kv_layout layout;
+    mutable std::once_flag fingerprinted;
+    mutable fingerprint128 fingerprint;
+
+   private:
+    std::unique_ptr<const decoder> make_decoder(const gguf_file& file, const std::vector<adapter_file>& given) {
+      for (const adapter_file& a : given) {
+        if (!std::isfinite(a.scale)) throw argument_error(cat("[lora] ", a.path.string(), ": scale ", a.scale, "; allowed: any finite number, 1 as trained"));
+        adapters.push_back({std::make_shared<const lora_adapter>(a.path), a.scale});
+      }
+      const auto architecture = file.string("general.architecture");
+      if (!architecture) throw format_error(cat("[model] ", file.path(), ": metadata key 'general.architecture' is missing. Not a language model?"));
+      if (*architecture == llama_family::architecture) return std::make_unique<const transformer<llama_family>>(file, adapters);
+      throw format_error(cat("[model] ", file.path(), ": architecture '", *architecture, "'; supported: ", llama_family::architecture));
+    }
+  };
+
+  static fingerprint128 hash_text(const std::string& text) { return hash_bytes(std::as_bytes(std::span(text.data(), text.size()))); }
+
+  static fingerprint128 hash_tensors(const gguf_file& file) {
+    fingerprint128 result = hash_text(file.string("general.type").value_or("model") == "adapter" ? cat(file.number<float>("adapter.lora.alpha").value_or(0)) : "");
+    for (const gguf_tensor& t : file.tensors()) result = combine(result, combine(hash_text(cat(t.name, ' ', name(t.type))), hash_bytes(t.bytes)));
+    return result;
+  }
+
+  explicit model(std::shared_ptr<const state> s) : state_(std::move(s)) {}
+
+  std::shared_ptr<const state> state_;
+};
+
+}  // namespace blockattn::inline v0

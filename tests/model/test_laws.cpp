@@ -1,0 +1,202 @@
+// What must hold for every model and every prompt, whatever the values: on the real checkpoint.
+#include <catch2/catch.hpp>
+
+#include <oneapi/tbb/task_arena.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "blockattn/generate/session.hpp"
+#include "support/model_path.hpp"
+
+using namespace blockattn;
+
+namespace {
+
+using block_ids = std::vector<std::vector<token_id>>;
+
+const model& loaded(precision compute) {
+  static const model exact = model::load(blockattn_test::model_path(), {precision::exact, std::nullopt, {}});
+  static const model fast = model::load(blockattn_test::model_path());
+  return compute == precision::exact ? exact : fast;
+}
+
+/// Blocks of the given lengths, of ordinary tokens (no control tokens, which are the first 17).
+block_ids some_blocks(std::vector<index_t> lengths, unsigned seed) {
+  std::mt19937 g(seed);
+  std::uniform_int_distribution<token_id> token(300, 20000);
+  block_ids blocks;
+  for (const index_t n : lengths) {
+    blocks.emplace_back();
+    for (index_t i = 0; i < n; ++i) blocks.back().push_back(token(g));
+  }
+  return blocks;
+}
+
+std::shared_ptr<block_cache> new_cache() { return std::make_shared<block_cache>(std::size_t{256} << 20); }
+
+std::vector<float> logits_of(const model& m, const block_ids& blocks, const attention_plan& plan, std::shared_ptr<block_cache> cache = new_cache()) {
+  return session(m, std::move(cache)).logits_of_ids(blocks, plan);
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+/// Largest difference, relative to the range of `a`.
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  const auto [low, high] = std::minmax_element(a.begin(), a.end());
+  double most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(static_cast<double>(a[i]) - b[i]));
+  return most / (*high - *low);
+}
+
+constexpr precision both[] = {precision::exact, precision::fast};
+
+}  // namespace
+
+TEST_CASE("a hit gives the bits of a miss, for one thread and two", "[model][laws]") {
+  const block_ids blocks = some_blocks({9, 70, 1, 33, 20}, 1);
+  for (const precision p : both) {
+    const auto cache = new_cache();
+    std::vector<float> miss, hit, two;
+    oneapi::tbb::task_arena(1).execute([&] {
+      miss = logits_of(loaded(p), blocks, {}, cache);
+      hit = logits_of(loaded(p), blocks, {}, cache);
+    });
+    oneapi::tbb::task_arena(2).execute([&] { two = logits_of(loaded(p), blocks, {}); });
+    CHECK(cache->stats().hits == 4);
+    CHECK(same_bits(miss, hit));
+    CHECK(same_bits(miss, two));
+    CHECK(std::isfinite(miss[0]));
+  }
+}
+
+TEST_CASE("permuting passages reuses every one of them and changes their offsets only", "[model][laws]") {
+  const block_ids blocks = some_blocks({9, 70, 41, 33, 20}, 2);
+  const block_ids permuted = {blocks[0], blocks[3], blocks[1], blocks[2], blocks[4]};
+  for (const precision p : both) {
+    const auto cache = new_cache();
+    const auto before = logits_of(loaded(p), blocks, {}, cache);
+    const auto reused = logits_of(loaded(p), permuted, {}, cache);
+    CHECK(cache->stats().hits == 4);
+    CHECK(cache->stats().misses == 4);
+    CHECK(same_bits(reused, logits_of(loaded(p), permuted, {})));
+    CHECK_FALSE(same_bits(before, reused));  // the offsets did change
+  }
+}
+
+TEST_CASE("one block is full attention, and so are the limits of max_blocks and global_blocks", "[model][laws]") {
+  const block_ids one = some_blocks({50}, 3);
+  const block_ids blocks = some_blocks({9, 30, 41, 20}, 4);
+  attention_plan full;
+  full.mode = attention_mode::full;
+  attention_plan none, all_global, no_limit;
+  none.max_blocks = 0;
+  all_global.global_blocks = 4;
+  no_limit.max_blocks = 3;
+  for (const precision p : both) {
+    CHECK(same_bits(logits_of(loaded(p), one, {}), logits_of(loaded(p), one, full)));
+    const auto expected = logits_of(loaded(p), blocks, full);
+    CHECK(same_bits(expected, logits_of(loaded(p), blocks, none)));
+    CHECK(same_bits(expected, logits_of(loaded(p), blocks, all_global)));
+    const auto block = logits_of(loaded(p), blocks, {});
+    CHECK(same_bits(block, logits_of(loaded(p), blocks, no_limit)));
+    CHECK(difference(expected, block) > 1e-3);  // blocks don't see each other: that is no full attention
+    attention_plan first_two;
+    first_two.max_blocks = 2;
+    attention_plan last_two;
+    last_two.global_blocks = 2;
+    CHECK(same_bits(logits_of(loaded(p), blocks, first_two), logits_of(loaded(p), blocks, last_two)));
+    CHECK(difference(block, logits_of(loaded(p), blocks, last_two)) > 1e-3);
+  }
+}
+
+TEST_CASE("rotating queries and rotating keys give the same logits", "[model][laws]") {
+  const block_ids blocks = some_blocks({9, 170, 41, 133, 20}, 5);
+  attention_plan keys;
+  keys.rotate = rotation::keys;
+  CHECK(difference(logits_of(loaded(precision::exact), blocks, {}), logits_of(loaded(precision::exact), blocks, keys)) < 1e-4);
+  // Here the moved keys are rounded to bfloat16 a second time.
+  CHECK(difference(logits_of(loaded(precision::fast), blocks, {}), logits_of(loaded(precision::fast), blocks, keys)) < 2e-2);
+}
+
+TEST_CASE("a moved block is the block encoded at its new place", "[model][laws]") {
+  const model& m = loaded(precision::exact);
+  const auto ids = some_blocks({40}, 6)[0];
+  const auto local = m.encode(ids);
+  for (const index_t offset : {1, 63, 4095}) {
+    const auto moved = m.moved(*local, offset);
+    kv_tail there(m.kv(), 40);
+    (void)m.forward({ids, offset, {}, hidden_rows::none}, there);
+    const auto expected = there.finish();
+    const auto* a = reinterpret_cast<const float*>(moved->data());
+    const auto* b = reinterpret_cast<const float*>(expected->data());
+    float most = 0;
+    float size = 0;
+    for (index_t i = 0; i < moved->bytes() / 4; ++i) {
+      most = std::max(most, std::abs(a[i] - b[i]));
+      size = std::max(size, std::abs(b[i]));
+    }
+    CHECK(most < 2e-5f * size);
+  }
+}
+
+TEST_CASE("a prompt in two turns is the prompt in one", "[model][laws]") {
+  const block_ids blocks = some_blocks({30, 25}, 7);
+  attention_plan full;
+  full.mode = attention_mode::full;
+  for (const precision p : both) {
+    session turns(loaded(p));
+    (void)turns.logits_of_ids({blocks[0]}, full);
+    const auto second = turns.logits_of_ids({blocks[1]}, full);
+    CHECK(turns.position() == 55);
+    CHECK(difference(logits_of(loaded(p), blocks, full), second) < (p == precision::exact ? 1e-5 : 1e-6));
+  }
+}
+
+TEST_CASE("blocks placed in a later turn see nothing else and are seen by what follows", "[model][laws]") {
+  const block_ids blocks = some_blocks({12, 30, 25, 20}, 8);
+  const model& m = loaded(precision::exact);
+  // Turn 1: block, final. Turn 2: block, final. The same as one run over [b0, final0, b2, final3] with b2 encoded on its own.
+  session turns(m);
+  (void)turns.logits_of_ids({blocks[0], blocks[1]});
+  const auto got = turns.logits_of_ids({blocks[2], blocks[3]});
+  kv_tail tail(m.kv());
+  std::vector<placed_block> placed = {{m.encode(blocks[0]), 0, false}};
+  (void)m.forward({blocks[1], 12, placed, hidden_rows::none}, tail);
+  placed.push_back({m.encode(blocks[2]), 42, false});
+  const auto expected = m.logits(m.forward({blocks[3], 67, placed, hidden_rows::last}, tail));
+  CHECK(same_bits(expected, got));
+}
+
+TEST_CASE("a long prompt goes in pieces without a seam", "[model][laws]") {
+  const auto ids = some_blocks({forward_chunk + 37}, 9)[0];
+  const model& m = loaded(precision::exact);
+  kv_tail whole(m.kv());
+  const auto expected = m.logits(m.forward({ids, 0, {}, hidden_rows::last}, whole));
+  kv_tail pieces(m.kv());
+  const auto span = std::span<const token_id>(ids);
+  (void)m.forward({span.first(100), 0, {}, hidden_rows::none}, pieces);
+  const auto got = m.logits(m.forward({span.subspan(100), 100, {}, hidden_rows::last}, pieces));
+  CHECK(difference(expected, got) < 1e-5);
+}
+
+TEST_CASE("a cancelled or failed prefill leaves session and cache as they were", "[model][laws]") {
+  const block_ids blocks = some_blocks({12, 30, 25}, 10);
+  const auto cache = new_cache();
+  session s(loaded(precision::fast), cache);
+  (void)s.logits_of_ids({blocks[0]});
+  const auto position = s.position();
+  CHECK_THROWS_AS(s.logits_of_ids({blocks[1], {}}), argument_error);
+  CHECK_THROWS_AS(s.logits_of_ids({}), argument_error);
+  CHECK_THROWS_AS(s.logits_of_ids({blocks[1], {-1}}), argument_error);
+  CHECK_THROWS_WITH(s.logits_of_ids(some_blocks({9000}, 1)), Catch::Contains("9000") && Catch::Contains("8192"));
+  CHECK(s.position() == position);
+  session fresh(loaded(precision::fast), cache);
+  (void)fresh.logits_of_ids({blocks[0]});
+  CHECK(same_bits(fresh.logits_of_ids({blocks[1], blocks[2]}), s.logits_of_ids({blocks[1], blocks[2]})));
+}
