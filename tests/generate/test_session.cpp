@@ -222,7 +222,7 @@ TEST_CASE("8 threads over one cache of 5 passages answer as one thread does", "[
   oneapi::tbb::task_arena(1).execute([&] {
     for (int i = 0; i < questions; ++i) expected.push_back(ask(i, alone));
   });
-  const auto shared = std::make_shared<block_cache>(5 * static_cast<std::size_t>(one_block->bytes()));
+  const auto shared = std::make_shared<block_cache>(5 * block_cache::cost(*one_block));
   std::atomic<int> next{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 8; ++t)

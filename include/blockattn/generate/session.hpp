@@ -269,7 +269,8 @@ class session {
 
   std::shared_ptr<const kv_block> wait_or_encode(block_cache::reservation& r, const std::vector<token_id>& ids, const forward_control& control,
                                                  block_counts& counts) {
-    if (r.waiting()) r.wait();
+    while (r.waiting() && !r.wait_for(std::chrono::milliseconds(20)))
+      if (control.cancelled && control.cancelled()) throw cancelled_error("[session] cancelled by the caller");
     if (r.owner()) {  // whoever was to encode it gave up
       r.publish(oneapi::tbb::this_task_arena::isolate([&] { return model_.encode(ids, {{}, control.cancelled}); }));
       ++counts.encoded;

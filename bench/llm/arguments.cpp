@@ -1,0 +1,69 @@
+#include "arguments.hpp"
+
+#include <oneapi/tbb/info.h>
+
+namespace blockattn_bench {
+namespace {
+
+constexpr int most_tokens = 1 << 24;
+
+}  // namespace
+
+int default_threads() { return oneapi::tbb::info::default_concurrency(); }
+
+void add_shared(CLI::App& app, bench_options& options) {
+  options.threads = {default_threads()};
+  app.add_option("-m,--model", options.model, "Checkpoint in GGUF format")->required()->type_name("FILE");
+  app.add_option("-t,--threads", options.threads, "Threads, one row of results for each")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("-r,--repetitions", options.repetitions, "Timed runs of each test")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  app.add_option("-o,--output", options.output, "Form of the results")
+      ->check(CLI::IsMember({"md", "json"}))
+      ->capture_default_str();
+  app.add_option("--precision", options.precision, "Arithmetic of activations")
+      ->check(CLI::IsMember({"exact", "fast"}))
+      ->capture_default_str();
+  app.add_option("--kv", options.kv, "Storage of keys and values")
+      ->check(CLI::IsMember({"default", "f32", "f16", "bf16"}))
+      ->capture_default_str();
+}
+
+void add_speed(CLI::App& app, speed_options& options) {
+  app.add_option("-p,--n-prompt", options.prompts, "Prompt lengths of the pp tests; 0: none")
+      ->delimiter(',')
+      ->check(CLI::Range(0, most_tokens))
+      ->capture_default_str();
+  app.add_option("-n,--n-gen", options.generations, "Tokens of the tg tests; 0: none")
+      ->delimiter(',')
+      ->check(CLI::Range(0, most_tokens))
+      ->capture_default_str();
+  app.add_flag("!--no-warmup", options.warm_up, "Leave out the untimed first run of each test");
+}
+
+void add_ttft(CLI::App& app, ttft_options& options) {
+  app.add_option("--lengths", options.lengths, "Tokens of the whole prompt, the query counted")
+      ->delimiter(',')
+      ->check(CLI::Range(2, most_tokens))
+      ->capture_default_str();
+  app.add_option("--query", options.query, "Tokens of the final block")
+      ->check(CLI::Range(1, most_tokens))
+      ->capture_default_str();
+  app.add_option("--passage", options.passage, "Tokens of a passage")
+      ->check(CLI::Range(1, most_tokens))
+      ->capture_default_str();
+}
+
+blockattn::model open_model(const bench_options& options) {
+  blockattn::load_options load;
+  load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;
+  if (options.kv == "f32") load.kv = blockattn::dtype::f32;
+  if (options.kv == "f16") load.kv = blockattn::dtype::f16;
+  if (options.kv == "bf16") load.kv = blockattn::dtype::bf16;
+  return blockattn::model::load(options.model, load);
+}
+
+}  // namespace blockattn_bench

@@ -1,0 +1,45 @@
+// The flags of blockattn_bench. Those that llama-bench has too have its names and its meaning.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "blockattn/model/model.hpp"
+
+namespace blockattn_bench {
+
+/// What both benchmarks share.
+struct bench_options {
+  std::string model;
+  std::vector<int> threads;  ///< each is a row of its own
+  int repetitions = 5;
+  std::string output = "md";  ///< md, json
+  std::string precision = "fast";
+  std::string kv = "default";
+};
+
+/// pp and tg.
+struct speed_options {
+  std::vector<int> prompts = {512};
+  std::vector<int> generations = {128};
+  bool warm_up = true;
+};
+
+/// Time to first token, full attention against cached passages.
+struct ttft_options {
+  std::vector<int> lengths = {512, 1024, 2048, 4096, 8192};
+  int query = 50;
+  int passage = 150;
+};
+
+void add_shared(CLI::App& app, bench_options& options);
+void add_speed(CLI::App& app, speed_options& options);
+void add_ttft(CLI::App& app, ttft_options& options);
+
+[[nodiscard]] blockattn::model open_model(const bench_options& options);
+
+/// Cores that this process may run on.
+[[nodiscard]] int default_threads();
+
+}  // namespace blockattn_bench

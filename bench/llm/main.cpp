@@ -1,0 +1,44 @@
+// blockattn_bench: pp and tg as llama-bench measures them, and `ttft`, time to first token with all passages cached.
+#include <exception>
+#include <iostream>
+
+#include "arguments.hpp"
+#include "report.hpp"
+#include "speed.hpp"
+#include "ttft.hpp"
+
+int main(int count, char** arguments) {
+  namespace bench = blockattn_bench;
+  CLI::App app("Measures prompt processing (pp), text generation (tg), and with 'ttft' the time to first token.",
+               "blockattn_bench");
+  app.footer(
+      "Examples:\n  blockattn_bench -m model.gguf -p 512,2048 -n 64 -t 2 -r 3 -o json\n  blockattn_bench ttft -m "
+      "model.gguf --lengths 512,1024,2048,4096,8192 --query 50");
+  bench::bench_options shared;
+  bench::bench_options ttft_shared;
+  bench::speed_options speed;
+  bench::ttft_options ttft;
+  ttft_shared.repetitions = 3;
+  CLI::App& ttft_app = *app.add_subcommand("ttft", "Time to first token: full attention against all passages cached");
+  bench::add_shared(app, shared);
+  bench::add_speed(app, speed);
+  bench::add_shared(ttft_app, ttft_shared);
+  bench::add_ttft(ttft_app, ttft);
+  ttft_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });  // given after 'ttft'
+  bench::remember_command(count, arguments);
+  try {
+    app.parse(count, arguments);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  try {
+    if (ttft_app.parsed())
+      bench::run_ttft(ttft_shared, ttft, std::cout);
+    else
+      bench::run_speed(shared, speed, std::cout);
+    return std::cout.flush() ? 0 : 1;
+  } catch (const std::exception& e) {
+    std::cerr << "blockattn_bench: " << e.what() << std::endl;
+    return 1;
+  }
+}

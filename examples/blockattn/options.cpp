@@ -1,0 +1,109 @@
+#include "options.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <utility>
+
+namespace blockattn_command {
+namespace {
+
+/// One number of /sys/devices/system/cpu/cpuN/topology, or -1.
+int topology(int cpu, const char* what) {
+  std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/" + what);
+  int value = -1;
+  file >> value;
+  return file ? value : -1;
+}
+
+constexpr int most_threads = 1024;
+
+}  // namespace
+
+int physical_cores() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;
+  std::set<std::pair<int, int>> cores;
+  int logical = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    ++logical;
+    const int core = topology(cpu, "core_id");
+    if (core >= 0) cores.emplace(topology(cpu, "physical_package_id"), core);
+  }
+  return std::clamp(cores.empty() ? logical : static_cast<int>(cores.size()), 1, most_threads);
+}
+
+void add_common(CLI::App& app, common_options& options) {
+  options.threads = physical_cores();
+  app.add_flag("--json", options.json, "Print the result as one line of JSON");
+  app.add_option("-t,--threads", options.threads, "Threads to compute with (default: physical cores)")
+      ->check(CLI::Range(1, most_threads))
+      ->capture_default_str();
+}
+
+void add_model_path(CLI::App& app, model_options& options) {
+  app.add_option("-m,--model", options.path, "Checkpoint in GGUF format")->required()->type_name("FILE");
+}
+
+void add_model(CLI::App& app, model_options& options) {
+  add_model_path(app, options);
+  app.add_option("--precision", options.precision, "Arithmetic of activations: exact is float32 throughout")
+      ->check(CLI::IsMember({"exact", "fast"}))
+      ->capture_default_str();
+  app.add_option("--kv", options.kv, "Storage of keys and values")
+      ->check(CLI::IsMember({"default", "f32", "f16", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--cache-mb", options.cache_mb, "Most memory that cached blocks may take, in MiB; 0: no cache")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+}
+
+void add_plan(CLI::App& app, plan_options& options) {
+  app.add_option("--mode", options.mode,
+                 "full: every token sees all before it; block: passages see themselves alone and are reused")
+      ->check(CLI::IsMember({"full", "block"}))
+      ->capture_default_str();
+  app.add_option("--rotation", options.rotation,
+                 "How cached keys are moved: rotate the queries (nothing is copied) or the keys")
+      ->check(CLI::IsMember({"queries", "keys"}))
+      ->capture_default_str();
+  app.add_option("--max-blocks", options.max_blocks,
+                 "Only the first N blocks are reusable, the rest joins the final block; -1: no limit")
+      ->check(CLI::Range(-1, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--global-blocks", options.global_blocks, "The last N blocks see everything before them")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+}
+
+void add_sampling(CLI::App& app, sampling_flags& options) {
+  app.add_option("-n,--tokens", options.tokens, "Most tokens to generate")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--temp", options.temperature, "Temperature; 0 takes the most likely token")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  app.add_option("--top-k", options.top_k, "Sample from the K most likely tokens; 0: all")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--top-p", options.top_p, "Sample from the most likely tokens that together have probability P")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--min-p", options.min_p, "Drop tokens less likely than P times the most likely one")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--repeat-penalty", options.repeat_penalty, "Divide the logits of recent tokens; 1: off")
+      ->check(CLI::Range(0.01, 100.0))
+      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Seed of the sampling; the same seed gives the same text")
+      ->capture_default_str();
+  app.add_option("--stop", options.stop, "End the answer before this text; may be given several times")
+      ->type_name("TEXT")
+      ->allow_extra_args(false);
+}
+
+}  // namespace blockattn_command

@@ -1,0 +1,58 @@
+// The command's flags as plain values, and the functions that add them to a CLI11 application.
+//
+// Nothing here knows the engine: engine.hpp turns these values into the library's options.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace blockattn_command {
+
+/// Flags of every subcommand.
+struct common_options {
+  bool json = false;
+  int threads = 1;  ///< default: physical cores
+};
+
+/// Which checkpoint, and in which precision it is run.
+struct model_options {
+  std::string path;
+  std::string precision = "fast";  ///< exact, fast
+  std::string kv = "default";      ///< default, f32, f16, bf16
+  int cache_mb = 512;              ///< byte budget of the block cache, MiB
+};
+
+/// What a token sees (see docs/command.md).
+struct plan_options {
+  std::string mode = "block";        ///< full, block
+  std::string rotation = "queries";  ///< queries, keys
+  int max_blocks = -1;               ///< -1: no limit
+  int global_blocks = 1;
+};
+
+/// How tokens are chosen, and when to stop.
+struct sampling_flags {
+  int tokens = 128;
+  float temperature = 0;
+  int top_k = 0;
+  float top_p = 1;
+  float min_p = 0;
+  float repeat_penalty = 1;
+  std::uint64_t seed = 0;
+  std::vector<std::string> stop;
+};
+
+/// Cores of the machine that this process may run on, hyper-threads counted once; at least 1.
+[[nodiscard]] int physical_cores();
+
+void add_common(CLI::App& app, common_options& options);
+/// -m/--model alone: for subcommands that read the file without running the model.
+void add_model_path(CLI::App& app, model_options& options);
+/// -m/--model, --precision, --kv, --cache-mb.
+void add_model(CLI::App& app, model_options& options);
+void add_plan(CLI::App& app, plan_options& options);
+void add_sampling(CLI::App& app, sampling_flags& options);
+
+}  // namespace blockattn_command

@@ -1,0 +1,23 @@
+# Fails if a tracked file is over 4 MiB. Without git (a source archive), every file outside of build/ counts.
+cmake_minimum_required(VERSION 3.25)
+
+execute_process(COMMAND git -C "${SOURCE_DIR}" ls-files RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_QUIET)
+if(result EQUAL 0)
+  string(REPLACE "\n" ";" files "${output}")
+else()
+  file(GLOB_RECURSE files RELATIVE "${SOURCE_DIR}" "${SOURCE_DIR}/*")
+  list(FILTER files EXCLUDE REGEX "^build/")
+endif()
+
+set(too_big "")
+foreach(file IN LISTS files)
+  if(EXISTS "${SOURCE_DIR}/${file}" AND NOT IS_DIRECTORY "${SOURCE_DIR}/${file}")
+    file(SIZE "${SOURCE_DIR}/${file}" size)
+    if(size GREATER 4194304)
+      string(APPEND too_big "\n  ${file}: ${size} bytes")
+    endif()
+  endif()
+endforeach()
+if(too_big)
+  message(FATAL_ERROR "tracked files over 4 MiB:${too_big}\n")
+endif()
