@@ -77,35 +77,62 @@ inline void unpack_row(const weight_view& w, index_t r, float* out) {
 
 inline constexpr index_t panel_width = 2 * lanes;
 
+/// lanes x lanes 4-byte values, transposed: log2(lanes) rounds of interleaving the first half of the rows with the
+/// second.
+BLOCKATTN_INLINE void transpose(vi (&rows)[lanes]) {
+#pragma GCC unroll 4
+  for (int round = 1; round < lanes; round *= 2) {
+    vi next[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = interleave_low(rows[i], rows[i + lanes / 2]);
+      next[2 * i + 1] = interleave_high(rows[i], rows[i + lanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
+  }
+}
+
 /// A panel is [units, panel_width] of 4-byte units: one float32 (f32), or two bfloat16 of neighbouring columns (bf16).
 template <bool Bf16>
 inline void unpack_panel_as(const weight_view& w, index_t first, index_t count, std::uint32_t* panel) {
   const index_t units = Bf16 ? (w.columns + 1) / 2 : w.columns;
-  if (count < panel_width) __builtin_memset(panel, 0, static_cast<std::size_t>(units * panel_width) * 4);
+  constexpr index_t step = Bf16 ? 16 : 32;  // units of 32 columns
   alignas(64) float values[32];
-  alignas(64) std::uint32_t packed[32];
-  constexpr index_t step = Bf16 ? 16 : 32;
+  alignas(64) std::uint32_t packed[panel_width * step];  // [rows, units] of 32 columns
+  __builtin_memset(packed, 0, sizeof(packed));
   for (index_t k = 0, u = 0; k < w.columns; k += 32, u += step) {
-    const index_t last = units - u < step ? units - u : step;
     for (index_t n = 0; n < count; ++n) {
       unpack_32_or_less(w, w.row(first + n), k, values);
+      std::uint32_t* to = packed + n * step;
       if constexpr (Bf16) {
-        for (int i = 0; i < 32; i += lanes) store_bf16(reinterpret_cast<std::uint16_t*>(packed) + i, load(values + i));
+        for (int i = 0; i < 32; i += lanes) store_bf16(reinterpret_cast<std::uint16_t*>(to) + i, load(values + i));
       } else {
-        __builtin_memcpy(packed, values, sizeof(values));
+        __builtin_memcpy(to, values, sizeof(values));
       }
-      std::uint32_t* to = panel + u * panel_width + n;
-      for (index_t i = 0; i < last; ++i) to[i * panel_width] = packed[i];
     }
+    const index_t last = units - u < step ? units - u : step;
+    for (index_t n = 0; n < panel_width; n += lanes)
+      for (index_t i = 0; i < last; i += lanes) {
+        vi rows[lanes];
+#pragma GCC unroll 16
+        for (int r = 0; r < lanes; ++r) rows[r] = load_as<vi>(packed + (n + r) * step + i);
+        transpose(rows);
+        const index_t kept = last - i < lanes ? last - i : lanes;
+        for (index_t r = 0; r < kept; ++r) store_as(panel + (u + i + r) * panel_width + n, rows[r]);
+      }
   }
 }
 
 inline void unpack_panel(arithmetic a, const weight_view& w, index_t first, index_t count, std::byte* panel) {
-  if (has_bf16 && a == arithmetic::fast) return unpack_panel_as<true>(w, first, count, reinterpret_cast<std::uint32_t*>(panel));
+  if (has_bf16 && a == arithmetic::fast)
+    return unpack_panel_as<true>(w, first, count, reinterpret_cast<std::uint32_t*>(panel));
   unpack_panel_as<false>(w, first, count, reinterpret_cast<std::uint32_t*>(panel));
 }
 
-inline index_t packed_bytes(arithmetic a, index_t columns) { return has_bf16 && a == arithmetic::fast ? (columns + 1) / 2 * 4 : columns * 4; }
+inline index_t packed_bytes(arithmetic a, index_t columns) {
+  return has_bf16 && a == arithmetic::fast ? (columns + 1) / 2 * 4 : columns * 4;
+}
 inline index_t panel_bytes(arithmetic a, index_t columns) { return packed_bytes(a, columns) * panel_width; }
 
 inline void pack(arithmetic a, const float* x, index_t tokens, index_t columns, std::byte* packed) {

@@ -6,7 +6,8 @@
 #include "blockattn/kernels/generic/prelude.hpp"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
@@ -21,25 +22,39 @@ inline constexpr bool has_bf16 = false;
 
 #include "blockattn/kernels/generic/vector.inl.hpp"
 
-// The zero-masked forms with all lanes on are the plain ones without the compiler's false warning of uninitialised lanes.
+// The zero-masked forms with all lanes on are the plain ones without the compiler's false warning of uninitialised
+// lanes.
 BLOCKATTN_INLINE vf widen_bytes(vub x) {
-  return __builtin_convertvector(reinterpret_cast<vi>(_mm512_maskz_cvtepu8_epi32(0xffff, reinterpret_cast<__m128i>(x))), vf);
+  return __builtin_convertvector(reinterpret_cast<vi>(_mm512_maskz_cvtepu8_epi32(0xffff, reinterpret_cast<__m128i>(x))),
+                                 vf);
 }
 BLOCKATTN_INLINE vf widen_signed(const std::byte* p) {
-  return __builtin_convertvector(reinterpret_cast<vi>(_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))), vf);
+  return __builtin_convertvector(
+      reinterpret_cast<vi>(_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))),
+      vf);
 }
 BLOCKATTN_INLINE vu widen_halves(const std::uint16_t* p) {
-  return reinterpret_cast<vu>(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  return reinterpret_cast<vu>(
+      _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+/// a0 b0 a1 b1 … of the lower halves, and of the upper ones.
+BLOCKATTN_INLINE vi interleave_low(vi a, vi b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+BLOCKATTN_INLINE vi interleave_high(vi a, vi b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 BLOCKATTN_INLINE float half_to_f32(std::uint16_t bits) { return _cvtsh_ss(bits); }
 BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) {
   return reinterpret_cast<vf>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 }
 BLOCKATTN_INLINE void store_f16(std::uint16_t* p, vf x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
 }
 BLOCKATTN_INLINE vf multiply_add(vf a, vf b, vf c) {
-  return reinterpret_cast<vf>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+  return reinterpret_cast<vf>(
+      _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
 }
 BLOCKATTN_INLINE vf multiply_add_bf16(vi, vi, vf c) { return c; }
 BLOCKATTN_INLINE void store_bf16(std::uint16_t* p, vf x) { store_bf16_by_bits(p, x); }

@@ -15,6 +15,9 @@ inline constexpr bool has_bf16 = false;
 BLOCKATTN_INLINE vf widen_bytes(vub x) { return __builtin_convertvector(__builtin_convertvector(x, vi), vf); }
 BLOCKATTN_INLINE vf widen_signed(const std::byte* p) { return __builtin_convertvector(load_as<vb>(p), vf); }
 BLOCKATTN_INLINE vu widen_halves(const std::uint16_t* p) { return __builtin_convertvector(load_as<vh>(p), vu); }
+/// a0 b0 a1 b1 … of the lower halves, and of the upper ones.
+BLOCKATTN_INLINE vi interleave_low(vi a, vi b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+BLOCKATTN_INLINE vi interleave_high(vi a, vi b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
 BLOCKATTN_INLINE float half_to_f32(std::uint16_t bits) { return f16_to_f32(bits); }
 BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) { return f16_to_f32_by_bits(widen_halves(p)); }
 BLOCKATTN_INLINE void store_f16(std::uint16_t* p, vf x) {
