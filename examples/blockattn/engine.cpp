@@ -13,6 +13,10 @@ blockattn::model open_model(const model_options& options) {
   if (options.kv == "f32") load.kv = blockattn::dtype::f32;
   if (options.kv == "f16") load.kv = blockattn::dtype::f16;
   if (options.kv == "bf16") load.kv = blockattn::dtype::bf16;
+  for (const std::string& adapter : options.lora) {
+    const auto [path, scale] = split_adapter(adapter);
+    load.adapters.push_back({path, scale});
+  }
   load.log = [](blockattn::log_level level, std::string_view line) {
     if (level == blockattn::log_level::warning) warn(line);
   };

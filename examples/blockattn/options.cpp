@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <set>
+#include <sstream>
 #include <utility>
 
 namespace blockattn_command {
@@ -49,8 +50,21 @@ void add_model_path(CLI::App& app, model_options& options) {
   app.add_option("-m,--model", options.path, "Checkpoint in GGUF format")->required()->type_name("FILE");
 }
 
+std::pair<std::string, float> split_adapter(const std::string& text) {
+  const auto colon = text.rfind(':');
+  if (colon == std::string::npos || colon + 1 == text.size()) return {text, 1.0F};
+  std::istringstream number(text.substr(colon + 1));
+  float scale = 1;
+  if (!(number >> scale) || !number.eof()) return {text, 1.0F};
+  return {text.substr(0, colon), scale};
+}
+
 void add_model(CLI::App& app, model_options& options) {
   add_model_path(app, options);
+  app.add_option("--lora", options.lora, "LoRA adapter in GGUF format and how strongly it is applied (1 as trained); several may be given")
+      ->type_name("FILE[:SCALE]")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--precision", options.precision, "Arithmetic of activations: exact is float32 throughout")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->capture_default_str();

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace blockattn_command {
@@ -22,6 +23,7 @@ struct model_options {
   std::string precision = "fast";  ///< exact, fast
   std::string kv = "default";      ///< default, f32, f16, bf16
   int cache_mb = 512;              ///< byte budget of the block cache, MiB
+  std::vector<std::string> lora;   ///< adapters, FILE or FILE:SCALE
 };
 
 /// What a token sees (see docs/command.md).
@@ -50,7 +52,9 @@ struct sampling_flags {
 void add_common(CLI::App& app, common_options& options);
 /// -m/--model alone: for subcommands that read the file without running the model.
 void add_model_path(CLI::App& app, model_options& options);
-/// -m/--model, --precision, --kv, --cache-mb.
+/// FILE or FILE:SCALE as file and scale; 1 if there is no number after the last colon.
+[[nodiscard]] std::pair<std::string, float> split_adapter(const std::string& text);
+/// -m/--model, --lora, --precision, --kv, --cache-mb.
 void add_model(CLI::App& app, model_options& options);
 void add_plan(CLI::App& app, plan_options& options);
 void add_sampling(CLI::App& app, sampling_flags& options);
