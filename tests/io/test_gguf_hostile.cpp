@@ -73,7 +73,8 @@ void ask_everything(const gguf_file& file) {
     } catch (const error&) {
     }
   };
-  for (const auto& [key, value] : file.metadata()) {
+  for (const auto& entry : file.metadata()) {
+    const std::string& key = entry.first;
     tolerate([&] { (void)file.number<std::int8_t>(key); });
     tolerate([&] { (void)file.number<bool>(key); });
     tolerate([&] { (void)file.number<index_t>(key); });

@@ -254,8 +254,3 @@ inline void attend_as(const attention_args& a, std::byte* scratch) {
     for (index_t d = 0; d < a.head_dim; ++d) out[d] = x.sums[(tile * a.head_dim + d) * panel_width + lane] * scale;
   }
 }
-
-inline void attend(arithmetic arithmetic_kind, const attention_args& a, std::byte* scratch) {
-  if (has_bf16 && arithmetic_kind == arithmetic::fast) return attend_as<has_bf16>(a, scratch);
-  attend_as<false>(a, scratch);
-}

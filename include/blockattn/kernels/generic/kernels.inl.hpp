@@ -4,6 +4,7 @@
 #include "blockattn/kernels/generic/multiply.inl.hpp"
 #include "blockattn/kernels/generic/elementwise.inl.hpp"
 #include "blockattn/kernels/generic/attention.inl.hpp"
+#include "blockattn/kernels/generic/attention_few.inl.hpp"
 
 inline constexpr kernel_table table = {
     level,           panel_width, has_bf16, packed_bytes, panel_bytes, pack,   unpack_panel, multiply_panel,

@@ -1,0 +1,213 @@
+// Attention of a few rows (decoding: one token, the heads of one group). Included inside the namespace of each level,
+// after attention.inl.hpp.
+//
+// With so few rows the lanes of attention.inl.hpp would stay empty, so here the lanes are channels: keys and values are
+// read once each for up to four rows; the partial products of `lanes` keys are summed by one transposition.
+
+inline constexpr index_t few_rows = panel_width / 4 > 4 ? panel_width / 4 : 4;
+inline constexpr int few_group = 4;
+
+BLOCKATTN_INLINE float largest_lane(vf v) {
+  float x[lanes];
+  store(x, v);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+  return x[0];
+}
+
+/// Pieces of the caller's scratch for one group of rows.
+struct few_scratch {
+  float* rows;            // [Rows][Dh] queries, scaled, rotated at their positions
+  float* turned;          // [Rows][Dh] rotated back by the segment's offset
+  std::uint16_t* packed;  // [Rows][Dh] the same as bfloat16
+  float* sums;            // [Rows][Dh] weighted values so far
+  float* scores;          // [Rows][key_tile]
+};
+
+BLOCKATTN_INLINE few_scratch split_few_scratch(std::byte* p, index_t head_dim) {
+  few_scratch s;
+  s.rows = take_scratch<float>(p, few_group * head_dim);
+  s.turned = take_scratch<float>(p, few_group * head_dim);
+  s.packed = take_scratch<std::uint16_t>(p, few_group * head_dim);
+  s.sums = take_scratch<float>(p, few_group * head_dim);
+  s.scores = take_scratch<float>(p, few_group * key_tile);
+  return s;
+}
+
+/// One row turned by minus the segment's offset.
+inline void turn_row(const attention_args& a, const attention_segment& s, const float* row, float* turned) {
+  if (s.cosine == nullptr) {
+    __builtin_memcpy(turned, row, static_cast<std::size_t>(a.head_dim) * sizeof(float));
+    return;
+  }
+  const bool halves = a.pairing == rope_pairing::halves;
+  const index_t half = a.head_dim / 2;
+  for (index_t i = 0; i < half; ++i) {
+    const index_t low = halves ? i : 2 * i;
+    const index_t high = halves ? i + half : 2 * i + 1;
+    turned[low] = row[low] * s.cosine[i] + row[high] * s.sine[i];
+    turned[high] = row[high] * s.cosine[i] - row[low] * s.sine[i];
+  }
+}
+
+/// Partial products of one key with each row, still spread over the lanes.
+template <int Rows, bool Bf16>
+BLOCKATTN_INLINE void few_products(const attention_args& a, const attention_segment& s, const std::byte* key,
+                                   const few_scratch& x, vf (&sum)[Rows]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) sum[r] = splat(0);
+  if (Bf16 && s.type == dtype::bf16 && a.head_dim % (2 * lanes) == 0) {
+    for (index_t d = 0; d < a.head_dim; d += 2 * lanes) {
+      const vi k = load_as<vi>(key + 2 * d);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) sum[r] = multiply_add_bf16(k, load_as<vi>(x.packed + r * a.head_dim + d), sum[r]);
+    }
+    return;
+  }
+  for (index_t d = 0; d < a.head_dim; d += lanes) {
+    const vf k = load_value(s.type, key, d);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) sum[r] = multiply_add(k, load(x.turned + r * a.head_dim + d), sum[r]);
+  }
+}
+
+/// scores [Rows][key_tile] of keys [first, first + n), those that a row doesn't see and those past the end hidden.
+template <int Rows, bool Bf16>
+inline void few_scores(const attention_args& a, const attention_segment& s, index_t first, index_t n,
+                       const index_t (&visible)[Rows], const few_scratch& x) {
+  const index_t bytes = row_bytes(s.type, a.head_dim);
+  for (index_t t = 0; t < n; t += lanes) {
+    vi partial[Rows][lanes];
+    for (int j = 0; j < lanes; ++j) {
+      vf sum[Rows];
+      const index_t key = t + j < n ? t + j : n - 1;  // past the end: any key, hidden below
+      few_products<Rows, Bf16>(a, s, s.keys + (first + key) * bytes, x, sum);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) partial[r][j] = reinterpret_cast<vi>(sum[r]);
+    }
+    for (int r = 0; r < Rows; ++r) {
+      transpose(partial[r]);
+      vf score = reinterpret_cast<vf>(partial[r][0]);
+#pragma GCC unroll 16
+      for (int j = 1; j < lanes; ++j) score += reinterpret_cast<vf>(partial[r][j]);
+      float* to = x.scores + r * key_tile + t;
+      store(to, score);
+      const index_t seen = visible[r] - first < n ? visible[r] - first : n;
+      for (index_t j = seen > t ? seen - t : 0; j < lanes; ++j) to[j] = no_score;
+    }
+  }
+}
+
+/// scores → weights relative to the running maximum.
+template <int Rows>
+inline void few_soften(index_t n, index_t head_dim, float (&maximum)[Rows], float (&total)[Rows],
+                       const few_scratch& x) {
+  for (int r = 0; r < Rows; ++r) {
+    float* scores = x.scores + r * key_tile;
+    vf top = splat(maximum[r]);
+    for (index_t t = 0; t < n; t += lanes) top = larger(top, load(scores + t));
+    const float highest = largest_lane(top);
+    float shrink[lanes];
+    store(shrink, exponential(splat(maximum[r] - highest)));
+    vf sum = splat(0);
+    for (index_t t = 0; t < n; t += lanes) {
+      const vf score = load(scores + t);
+      const vf p = score <= splat(no_score) ? splat(0.0f) : exponential(score - splat(highest));
+      store(scores + t, p);
+      sum += p;
+    }
+    total[r] = total[r] * shrink[0] + sum_lanes(sum);
+    maximum[r] = highest;
+    float* sums = x.sums + r * head_dim;
+    for (index_t d = 0; d < head_dim; d += lanes) store(sums + d, load(sums + d) * splat(shrink[0]));
+  }
+}
+
+/// sums += weights · values, `Vectors` vectors of channels from `d` on.
+template <int Rows, int Vectors>
+BLOCKATTN_INLINE void few_values(const attention_args& a, const attention_segment& s, index_t first, index_t n,
+                                 index_t d, const few_scratch& x) {
+  const index_t bytes = row_bytes(s.type, a.head_dim);
+  const std::byte* value = s.values + first * bytes;
+  vf sum[Rows][Vectors];
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = load(x.sums + r * a.head_dim + d + v * lanes);
+  for (index_t t = 0; t < n; ++t, value += bytes) {
+    vf loaded[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) loaded[v] = load_value(s.type, value, d + v * lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      const vf weight = splat(x.scores[r * key_tile + t]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = multiply_add(weight, loaded[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) store(x.sums + r * a.head_dim + d + v * lanes, sum[r][v]);
+}
+
+template <int Rows, bool Bf16>
+inline void attend_group(const attention_args& a, index_t first_row, std::byte* scratch) {
+  const few_scratch x = split_few_scratch(scratch, a.head_dim);
+  float maximum[Rows];
+  float total[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    const index_t row = first_row + r;
+    const float* q = a.queries + row / a.group * a.query_stride + (a.kv_head * a.group + row % a.group) * a.head_dim;
+    for (index_t d = 0; d < a.head_dim; ++d) x.rows[r * a.head_dim + d] = q[d] * a.scale;
+    maximum[r] = no_score;
+    total[r] = 0;
+  }
+  __builtin_memset(x.sums, 0, static_cast<std::size_t>(Rows * a.head_dim) * sizeof(float));
+  for (index_t i = 0; i < a.segment_count; ++i) {
+    const attention_segment& s = a.segments[i];
+    index_t visible[Rows];
+    index_t most = 0;
+    for (int r = 0; r < Rows; ++r) {
+      const index_t seen = a.position + (first_row + r) / a.group - s.position + 1;
+      visible[r] = seen < 0 ? 0 : (seen < s.tokens ? seen : s.tokens);
+      most = visible[r] > most ? visible[r] : most;
+      turn_row(a, s, x.rows + r * a.head_dim, x.turned + r * a.head_dim);
+      for (index_t d = 0; Bf16 && d < a.head_dim; d += lanes)
+        store_bf16(x.packed + r * a.head_dim + d, load(x.turned + r * a.head_dim + d));
+    }
+    for (index_t first = 0; first < most; first += key_tile) {
+      const index_t n = most - first < key_tile ? most - first : key_tile;
+      few_scores<Rows, Bf16>(a, s, first, n, visible, x);
+      few_soften<Rows>(n, a.head_dim, maximum, total, x);
+      index_t d = 0;
+      for (; d + 4 * lanes <= a.head_dim; d += 4 * lanes) few_values<Rows, 4>(a, s, first, n, d, x);
+      for (; d < a.head_dim; d += lanes) few_values<Rows, 1>(a, s, first, n, d, x);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    const index_t row = first_row + r;
+    float* out = a.output + row / a.group * a.query_stride + (a.kv_head * a.group + row % a.group) * a.head_dim;
+    for (index_t d = 0; d < a.head_dim; ++d) out[d] = x.sums[r * a.head_dim + d] / total[r];
+  }
+}
+
+template <bool Bf16>
+inline void attend_few(const attention_args& a, std::byte* scratch) {
+  index_t row = a.row_begin;
+  for (; row + 4 <= a.row_end; row += 4) attend_group<4, Bf16>(a, row, scratch);
+  switch (a.row_end - row) {
+    case 3: return attend_group<3, Bf16>(a, row, scratch);
+    case 2: return attend_group<2, Bf16>(a, row, scratch);
+    case 1: return attend_group<1, Bf16>(a, row, scratch);
+    default: return;
+  }
+}
+
+inline void attend(arithmetic kind, const attention_args& a, std::byte* scratch) {
+  const bool bf16 = has_bf16 && kind == arithmetic::fast;
+  if (a.row_end - a.row_begin <= few_rows)
+    return bf16 ? attend_few<has_bf16>(a, scratch) : attend_few<false>(a, scratch);
+  if (bf16) return attend_as<has_bf16>(a, scratch);
+  attend_as<false>(a, scratch);
+}
