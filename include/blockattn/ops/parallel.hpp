@@ -14,7 +14,43 @@
 
 #include "blockattn/core/shape.hpp"
 
+#if defined(__SANITIZE_THREAD__)
+#define BLOCKATTN_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define BLOCKATTN_TSAN 1
+#endif
+#endif
+#if defined(BLOCKATTN_TSAN)
+extern "C" void __tsan_acquire(void*);
+extern "C" void __tsan_release(void*);
+#endif
+
 namespace blockattn::inline v0 {
+
+namespace detail {
+
+/// Tells ThreadSanitizer the order that oneTBB guarantees but can't show, as the distribution's isn't compiled for it: what happens before a loop
+/// happens before its tasks, and these before what follows the loop. Nothing otherwise.
+class loop_order {
+ public:
+#if defined(BLOCKATTN_TSAN)
+  void begin() { __tsan_release(&before_); }
+  void task_begins() { __tsan_acquire(&before_); }
+  void task_ends() { __tsan_release(&after_); }
+  void end() { __tsan_acquire(&after_); }
+
+ private:
+  char before_ = 0, after_ = 0;
+#else
+  void begin() {}
+  void task_begins() {}
+  void task_ends() {}
+  void end() {}
+#endif
+};
+
+}  // namespace detail
 
 /// Calls body(i) for i in [0, count): one task an index. If a body throws, tasks that haven't begun are left out and the exception is thrown here
 /// once those that have begun are done.
@@ -23,12 +59,17 @@ void parallel_tasks(index_t count, const Body& body) {
   if (count == 1) return body(index_t{0});
   using range = oneapi::tbb::blocked_range<index_t>;
   oneapi::tbb::task_group_context context(oneapi::tbb::task_group_context::isolated);
+  detail::loop_order order;
+  order.begin();
   oneapi::tbb::parallel_for(
       range(0, count, 1),
       [&](const range& r) {
+        order.task_begins();
         for (index_t i = r.begin(); i < r.end(); ++i) body(i);
+        order.task_ends();
       },
       oneapi::tbb::simple_partitioner{}, context);
+  order.end();
 }
 
 /// Calls body(begin, end) over pieces of [0, count) of at least `grain`, in parallel if there is more than one.
