@@ -96,8 +96,13 @@ TEST_CASE("dtype: sizes of rows") {
   CHECK(row_bytes(dtype::q8_0, 64) == 68);
   CHECK(row_bytes(dtype::q4_0, 64) == 36);
   CHECK(row_bytes(dtype::q4_1, 64) == 40);
-  for (const dtype type : {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0, dtype::q4_1})
-    CHECK(std::string(name(type)) != "?");
+  CHECK(row_bytes(dtype::q4_k, 512) == 288);
+  CHECK(row_bytes(dtype::q6_k, 256) == 210);
+  CHECK(std::string(name(all_dtypes.back())) == "iq4_xs");
+  for (const dtype type : all_dtypes) {
+    CHECK(facts(type).scale_at + 2 * facts(type).scales <= block_bytes(type));
+    CHECK(is_float(type) == (facts(type).scales == 0));
+  }
 
   const std::byte data[40]{};
   const weight_view view{dtype::q4_1, data, 2, 32};

@@ -149,25 +149,26 @@ TEST_CASE("gguf: strings and arrays, and asking for the wrong kind") {
 }
 
 TEST_CASE("gguf: tensors of every supported type lie where the file says") {
-  const std::vector<std::pair<std::uint32_t, dtype>> types = {{ggml_f32, dtype::f32},   {ggml_f16, dtype::f16},
-                                                              {ggml_bf16, dtype::bf16}, {ggml_q8_0, dtype::q8_0},
-                                                              {ggml_q4_0, dtype::q4_0}, {ggml_q4_1, dtype::q4_1}};
+  const std::vector<std::pair<std::uint32_t, dtype>> types = {
+      {0, dtype::f32},   {1, dtype::f16},   {30, dtype::bf16}, {8, dtype::q8_0},  {2, dtype::q4_0},
+      {3, dtype::q4_1},  {6, dtype::q5_0},  {7, dtype::q5_1},  {10, dtype::q2_k}, {11, dtype::q3_k},
+      {12, dtype::q4_k}, {13, dtype::q5_k}, {14, dtype::q6_k}, {20, dtype::iq4_nl}, {23, dtype::iq4_xs}};
   gguf_writer w;
   for (const auto& [number, type] : types)
     w.tensor({name(type),
               number,
-              {64, 3, 2},
-              std::string(static_cast<std::size_t>(6 * row_bytes(type, 64)), static_cast<char>('a' + number))});
+              {256, 3, 2},
+              std::string(static_cast<std::size_t>(6 * row_bytes(type, 256)), static_cast<char>('a' + number))});
   const small_file f(w);
   for (const auto& [number, type] : types) {
     INFO(name(type));
     const gguf_tensor* tensor = f.gguf.find_tensor(name(type));
     REQUIRE(tensor != nullptr);
     CHECK(tensor->type == type);
-    CHECK(tensor->shape == std::vector<index_t>{64, 3, 2});
+    CHECK(tensor->shape == std::vector<index_t>{256, 3, 2});
     CHECK(tensor->matrix().rows == 6);
-    CHECK(tensor->matrix().columns == 64);
-    CHECK(tensor->bytes.size() == static_cast<std::size_t>(6 * row_bytes(type, 64)));
+    CHECK(tensor->matrix().columns == 256);
+    CHECK(tensor->bytes.size() == static_cast<std::size_t>(6 * row_bytes(type, 256)));
     CHECK(static_cast<char>(tensor->bytes.front()) == static_cast<char>('a' + number));
     CHECK(static_cast<char>(tensor->bytes.back()) == static_cast<char>('a' + number));
     CHECK((tensor->bytes.data() - f.memory.span().data()) % 32 == 0);

@@ -185,8 +185,8 @@ TEST_CASE("gguf hostile: tensor types that aren't supported are named, with thos
   const auto message = [](std::uint32_t type) {
     return refused(with_tensor(valid(), "c", {256}, type, std::string(4096, 'c')));
   };
-  CHECK_THAT(message(12),
-             Catch::Contains("tensor 'c' has type 12 (Q4_K); supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1"));
+  CHECK_THAT(message(18), Catch::Contains("tensor 'c' has type 18 (IQ3_XXS); supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, "
+                                          "Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS. Use a file"));
   CHECK_THAT(message(39), Catch::Contains("39 (MXFP4)"));
   for (const std::uint32_t type : {4U, 5U, 31U, 40U, 1000U, 0xffffffffU})
     CHECK_THAT(message(type), Catch::Contains("(unknown); supported:"));
@@ -213,6 +213,8 @@ TEST_CASE("gguf hostile: shapes") {
   CHECK_THAT(message({33}, ggml_q4_0),
              Catch::Contains("rows of tensor 'c' have 33 values; q4_0 needs a multiple of 32"));
   CHECK_THAT(message({16, 2}, ggml_q8_0), Catch::Contains("needs a multiple of 32"));
+  for (const std::uint32_t type : {10U, 11U, 12U, 13U, 14U, 23U})
+    CHECK_THAT(message({288, 2}, type), Catch::Contains("have 288 values; ") && Catch::Contains("needs a multiple of 256. Corrupt file"));
 }
 
 TEST_CASE("gguf hostile: offset_past_end, begin_after_end, wrong_size, misaligned") {

@@ -1,11 +1,10 @@
 // Element types of weights and cached keys/values, as they lie in files.
 //
-// Quantised types come in blocks of 32 values along a row (the layout of GGUF, little-endian):
-//   q4_0  f16 d;        16 bytes of nibbles: value[i]    = d * ((byte[i] & 15) - 8),  value[i+16] = d * ((byte[i] >> 4) - 8)
-//   q4_1  f16 d, f16 m; 16 bytes of nibbles: value[i]    = d * (byte[i] & 15) + m,    value[i+16] = d * (byte[i] >> 4) + m
-//   q8_0  f16 d;        32 signed bytes:     value[i]    = d * byte[i]
+// Quantised types come in blocks along a row: 32 values, or 256 for the "K" types and iq4_xs, whose blocks hold groups of 16 or 32
+// values with small integer scales of their own. How the bytes of a block become values is written in core/dtype_decode.hpp.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -15,47 +14,61 @@
 
 namespace blockattn::inline v0 {
 
-enum class dtype : std::uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1 };
+enum class dtype : std::uint8_t {
+  f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs
+};
 
-/// Values in one storage block of `type`: 1 for floats, 32 for quantised types.
-[[nodiscard]] constexpr index_t block_values(dtype type) {
-  switch (type) {
-    case dtype::f32:
-    case dtype::f16:
-    case dtype::bf16: return 1;
-    default: return 32;
-  }
-}
+/// What is fixed about a type.
+struct dtype_facts {
+  const char* name;
+  index_t values;    ///< in one storage block: 1 for floats
+  index_t bytes;     ///< of one storage block
+  index_t scale_at;  ///< where in a block its first half-precision scale (or minimum) lies
+  index_t scales;    ///< how many halves lie there: 0 for floats
+};
+
+inline constexpr std::array<dtype_facts, 15> all_dtype_facts = {{
+    {"f32", 1, 4, 0, 0},
+    {"f16", 1, 2, 0, 0},
+    {"bf16", 1, 2, 0, 0},
+    {"q8_0", 32, 34, 0, 1},
+    {"q4_0", 32, 18, 0, 1},
+    {"q4_1", 32, 20, 0, 2},
+    {"q5_0", 32, 22, 0, 1},
+    {"q5_1", 32, 24, 0, 2},
+    {"q2_k", 256, 84, 80, 2},
+    {"q3_k", 256, 110, 108, 1},
+    {"q4_k", 256, 144, 0, 2},
+    {"q5_k", 256, 176, 0, 2},
+    {"q6_k", 256, 210, 208, 1},
+    {"iq4_nl", 32, 18, 0, 1},
+    {"iq4_xs", 256, 136, 0, 1},
+}};
+
+/// Every type, in the order of the enumeration.
+inline constexpr auto all_dtypes = [] {
+  std::array<dtype, all_dtype_facts.size()> types{};
+  for (std::size_t i = 0; i < types.size(); ++i) types[i] = static_cast<dtype>(i);
+  return types;
+}();
+
+[[nodiscard]] constexpr const dtype_facts& facts(dtype type) { return all_dtype_facts[static_cast<std::size_t>(type)]; }
+
+/// Values in one storage block of `type`: 1 for floats, 32 or 256 for quantised types.
+[[nodiscard]] constexpr index_t block_values(dtype type) { return facts(type).values; }
 
 /// Bytes of one storage block of `type`.
-[[nodiscard]] constexpr index_t block_bytes(dtype type) {
-  switch (type) {
-    case dtype::f32: return 4;
-    case dtype::f16:
-    case dtype::bf16: return 2;
-    case dtype::q8_0: return 34;
-    case dtype::q4_0: return 18;
-    case dtype::q4_1: return 20;
-  }
-  return 0;
-}
+[[nodiscard]] constexpr index_t block_bytes(dtype type) { return facts(type).bytes; }
 
-/// Bytes of a row of `columns` values; columns % block_values(type) == 0.
+/// Bytes of a row of `columns` values; columns % block_values(type) == 0. For other numbers: of the whole blocks before that value.
 [[nodiscard]] constexpr index_t row_bytes(dtype type, index_t columns) {
   return columns / block_values(type) * block_bytes(type);
 }
 
-[[nodiscard]] constexpr const char* name(dtype type) {
-  switch (type) {
-    case dtype::f32: return "f32";
-    case dtype::f16: return "f16";
-    case dtype::bf16: return "bf16";
-    case dtype::q8_0: return "q8_0";
-    case dtype::q4_0: return "q4_0";
-    case dtype::q4_1: return "q4_1";
-  }
-  return "?";
-}
+[[nodiscard]] constexpr const char* name(dtype type) { return facts(type).name; }
+
+/// Whether values lie one by one, in a number format of their own, and not in blocks under a scale.
+[[nodiscard]] constexpr bool is_float(dtype type) { return block_values(type) == 1; }
 
 /// bfloat16 bits to float32: exact.
 [[nodiscard]] constexpr float bf16_to_f32(std::uint16_t bits) {

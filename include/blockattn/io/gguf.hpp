@@ -253,11 +253,12 @@ class gguf_file {
     const auto known = detail::dtype_of_ggml(type);
     if (!known)
       fail("tensor '", detail::printable(tensor.name), "' has type ", type, " (", detail::ggml_type_name(type),
-           "); supported: F32, F16, BF16, Q8_0, Q4_0, Q4_1. Use a file quantised to one of these.");
+           "); supported: ", detail::supported_ggml_types(), ". Use a file quantised to one of these.");
     tensor.type = *known;
     if (tensor.shape[0] % block_values(tensor.type) != 0)
       fail("rows of tensor '", detail::printable(tensor.name), "' have ", tensor.shape[0], " values; ",
-           name(tensor.type), " needs a multiple of ", block_values(tensor.type));
+           name(tensor.type), " needs a multiple of ", block_values(tensor.type),
+           ". Corrupt file, or one made by a broken converter.");
     return tensor;
   }
 

@@ -130,16 +130,25 @@ class gguf_reader {
   return type < names.size() && !names[type].empty() ? names[type] : std::string_view("unknown");
 }
 
+/// The number in GGUF files of each dtype, in the order of the enumeration.
+inline constexpr std::array<std::uint32_t, all_dtypes.size()> ggml_type_numbers = {0,  1,  30, 8,  2,  3,  6, 7,
+                                                                                   10, 11, 12, 13, 14, 20, 23};
+
+[[nodiscard]] constexpr std::uint32_t ggml_type_of(dtype type) {
+  return ggml_type_numbers[static_cast<std::size_t>(type)];
+}
+
 [[nodiscard]] constexpr std::optional<dtype> dtype_of_ggml(std::uint32_t type) {
-  switch (type) {
-    case 0: return dtype::f32;
-    case 1: return dtype::f16;
-    case 2: return dtype::q4_0;
-    case 3: return dtype::q4_1;
-    case 8: return dtype::q8_0;
-    case 30: return dtype::bf16;
-    default: return std::nullopt;
-  }
+  for (const dtype known : all_dtypes)
+    if (ggml_type_of(known) == type) return known;
+  return std::nullopt;
+}
+
+/// The names of all dtypes as GGUF's users write them: "F32, F16, ...".
+[[nodiscard]] inline std::string supported_ggml_types() {
+  std::string names;
+  for (const dtype type : all_dtypes) names += cat(names.empty() ? "" : ", ", ggml_type_name(ggml_type_of(type)));
+  return names;
 }
 
 }  // namespace detail

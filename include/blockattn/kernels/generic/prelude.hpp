@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "blockattn/core/dtype.hpp"
+#include "blockattn/core/dtype_decode.hpp"
 #include "blockattn/kernels/kernel_table.hpp"
 
 /// A helper of a kernel: must become part of its caller, which alone carries the instruction set.

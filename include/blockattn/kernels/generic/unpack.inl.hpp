@@ -25,7 +25,8 @@ BLOCKATTN_INLINE void unpack_q8(const std::byte* block, float* out) {
   for (int i = 0; i < 32; i += lanes) store(out + i, widen_signed(block + 2 + i) * splat(d));
 }
 
-/// Values [begin, begin + 32) of a row; begin is a multiple of 32. For float types the row must hold them all.
+/// Values [begin, begin + 32) of a row; begin is a multiple of 32. For float types the row must hold them all. Types without a loop of their own
+/// take the reference decoder.
 inline void unpack_32(dtype type, const std::byte* row, index_t begin, float* out) {
   const std::byte* block = row + row_bytes(type, begin);
   switch (type) {
@@ -43,6 +44,7 @@ inline void unpack_32(dtype type, const std::byte* row, index_t begin, float* ou
     case dtype::bf16:
       for (int i = 0; i < 32; i += lanes) store(out + i, load_bf16(reinterpret_cast<const std::uint16_t*>(block) + i));
       return;
+    default: decode_group(type, block, begin % block_values(type) / 32, out); return;
   }
 }
 
