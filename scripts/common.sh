@@ -3,6 +3,8 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 model_name=SmolLM2-135M-Instruct.Q4_1.gguf
+export gemma_name=gemma-3-270m-q4_k_m.gguf
+export qwen_name=qwen2.5-coder-0.5b-instruct-q4_k_m.gguf
 model_dir=${BLOCKATTN_MODEL_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/blockattn/models}
 export model_path=$model_dir/$model_name
 
