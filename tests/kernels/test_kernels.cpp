@@ -326,6 +326,9 @@ struct attention_case {
   bool moved;                 ///< cached runs lie at local positions
   rope_pairing pairing;
   dtype type;
+  index_t window = 0;
+  float soft_cap = 0;
+  index_t rotated = 0;  ///< 0: all
 };
 
 double stored_value(dtype type, const std::byte* data, index_t i) {
@@ -342,6 +345,7 @@ double stored_value(dtype type, const std::byte* data, index_t i) {
 /// Largest difference from the oracle over all rows of KV head 1, relative to the largest value.
 double attention_error(const kernel_table& k, arithmetic kind, const attention_case& c, generator& g) {
   const double base = 1000;
+  const index_t rotated = c.rotated > 0 ? c.rotated : c.head_dim;
   std::vector<std::vector<float>> tables;
   std::vector<std::unique_ptr<buffer<std::byte>>> memory;
   std::vector<attention_segment> segments;
@@ -365,8 +369,8 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
     if (local) {
       for (const bool cosine : {true, false}) {
         tables.emplace_back();
-        for (index_t i = 0; i < c.head_dim / 2; ++i) {
-          const double angle = static_cast<double>(start) * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(c.head_dim));
+        for (index_t i = 0; i < rotated / 2; ++i) {
+          const double angle = static_cast<double>(start) * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(rotated));
           tables.back().push_back(static_cast<float>(cosine ? std::cos(angle) : std::sin(angle)));
         }
       }
@@ -380,12 +384,21 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
         key.push_back(stored_value(c.type, key_data, t * c.head_dim + d));
         value.push_back(stored_value(c.type, value_data, t * c.head_dim + d));
       }
-      if (local) blockattn_test::rope(key, base, static_cast<double>(start), c.pairing == rope_pairing::adjacent);
+      if (local) {
+        std::vector<double> turned(key.begin(), key.begin() + static_cast<std::ptrdiff_t>(rotated));
+        blockattn_test::rope(turned, base, static_cast<double>(start), c.pairing == rope_pairing::adjacent);
+        std::copy(turned.begin(), turned.end(), key.begin());
+      }
       keys.push_back(key);
       values.push_back(value);
     }
     start += n;
   }
+  // No row's window reaches these keys; one more may be read, since values go by in pairs.
+  const index_t unread = c.window > 0 ? std::max<index_t>(start - c.tokens - c.window, 0) : 0;
+  for (std::size_t i = 0; i < segments.size(); ++i)
+    for (index_t t = 0; t < segments[i].tokens && segments[i].position + t < unread; ++t)
+      for (const std::size_t half : {2 * i, 2 * i + 1}) std::memset(memory[half]->data() + t * row_bytes(c.type, c.head_dim), 0xff, static_cast<std::size_t>(row_bytes(c.type, c.head_dim)));
   const index_t heads = c.kv_heads * c.group;
   buffer<float> queries(c.tokens * heads * c.head_dim, 4);
   buffer<float> out(c.tokens * heads * c.head_dim, 4);
@@ -403,6 +416,9 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   args.pairing = c.pairing;
   args.segments = segments.data();
   args.segment_count = static_cast<index_t>(segments.size());
+  args.window = c.window;
+  args.soft_cap = c.soft_cap;
+  args.rotated = c.rotated;
   const index_t rows = c.tokens * c.group;
   for (args.row_begin = 0; args.row_begin < rows; args.row_begin += attention_rows) {
     args.row_end = std::min(args.row_begin + attention_rows, rows);
@@ -413,8 +429,9 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   for (index_t r = 0; r < rows; ++r) {
     const float* q = queries.data() + r / c.group * args.query_stride + (c.group + r % c.group) * c.head_dim;
     const auto visible = static_cast<std::ptrdiff_t>(args.position + r / c.group + 1);
-    const auto expected = blockattn_test::attention(std::vector<double>(q, q + c.head_dim), {keys.begin(), keys.begin() + visible},
-                                                    {values.begin(), values.begin() + visible}, args.scale);
+    const auto hidden = c.window > 0 ? std::max<std::ptrdiff_t>(visible - static_cast<std::ptrdiff_t>(c.window), 0) : 0;
+    const auto expected = blockattn_test::attention(std::vector<double>(q, q + c.head_dim), {keys.begin() + hidden, keys.begin() + visible},
+                                                    {values.begin() + hidden, values.begin() + visible}, args.scale, c.soft_cap);
     const float* got = out.data() + (q - queries.data());
     for (index_t d = 0; d < c.head_dim; ++d) {
       if (!std::isfinite(got[d])) return 1e9;
@@ -443,6 +460,48 @@ TEST_CASE("attention over many runs equals the oracle, keys moved by rotating qu
               CHECK(attention_error(k, kind, c, g) < (rounds ? 2e-2 : 1e-5));
             }
   }
+}
+
+TEST_CASE("a window decides by position across runs, scores are capped, and part of a head may stay unrotated", "[kernels]") {
+  generator g(8);
+  const std::vector<std::vector<index_t>> run_sets = {{}, {63, 64, 65}, {5, 150, 1, 33}};
+  for (const isa level : levels()) {
+    const kernel_table& k = kernels_of(level);
+    for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
+      for (const dtype type : {dtype::f32, dtype::bf16})
+        for (const auto& runs : run_sets)
+          for (const index_t window : {1, 2, 37, 64, 100})
+            for (const index_t tokens : {1, 2, 70}) {
+              const index_t head_dim = window == 37 ? 256 : (window == 2 ? 96 : 64);
+              const rope_pairing pairing = tokens == 2 ? rope_pairing::adjacent : rope_pairing::halves;
+              const attention_case c{head_dim, window == 64 ? 3 : 1, 2, tokens, runs, true, pairing, type, window, window == 2 ? 3.0F : 0.0F, window == 100 ? 24 : 0};
+              INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << name(type) << " runs " << runs.size() << " window " << window << " T " << tokens);
+              const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
+              CHECK(attention_error(k, kind, c, g) < (rounds ? 2e-2 : 1e-5));
+            }
+  }
+}
+
+TEST_CASE("GELU and the soft cap equal their formulas", "[kernels]") {
+  for (const isa level : levels())
+    for (index_t n = 1; n <= 67; n += n < 20 ? 1 : 23) {
+      buffer<float> gate(n, 4), up(n, 4), capped(n, 4);
+      std::vector<double> gelu, cap;
+      for (index_t i = 0; i < n; ++i) {
+        const double x = (i % 2 == 0 ? 1 : -1) * std::pow(1.3, static_cast<double>(i % 40 - 20));
+        gate[i] = static_cast<float>(x);
+        up[i] = static_cast<float>(i) - 3.5F;
+        capped[i] = static_cast<float>(7 * x);
+        gelu.push_back(0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x))) * up[i]);
+        cap.push_back(30 * std::tanh(7 * x / 30));
+      }
+      kernels_of(level).gelu_multiply(gate.data(), up.data(), n);
+      kernels_of(level).soft_cap(capped.data(), n, 30);
+      for (index_t i = 0; i < n; ++i) {
+        REQUIRE(gate[i] == Approx(gelu[static_cast<std::size_t>(i)]).epsilon(5e-6).margin(1e-6));
+        REQUIRE(capped[i] == Approx(cap[static_cast<std::size_t>(i)]).epsilon(1e-6));
+      }
+    }
 }
 
 TEST_CASE("a level that the environment names is taken, any other value is refused", "[kernels]") {

@@ -43,7 +43,7 @@ TEST_CASE("the tiny model itself loads", "[model][hostile]") {
 }
 
 TEST_CASE("an unknown or missing architecture is named with what is supported", "[model][hostile]") {
-  refused(tiny_model().file().string("general.architecture", "mamba"), {"mamba", "supported: llama"});
+  refused(tiny_model().file().string("general.architecture", "mamba"), {"mamba", "supported: llama, mistral, qwen2, qwen3, gemma2, gemma3, phi3, smollm3, olmo2"});
   gguf_writer none = tiny_model().file();
   none.remove("general.architecture");
   refused(none, {"general.architecture"});
@@ -58,8 +58,16 @@ TEST_CASE("absurd or missing numbers are named with what is allowed", "[model][h
   refused(with_number("llama.attention.head_count_kv", 0), {"head_count_kv"});
   refused(with_number("llama.attention.key_length", 24), {"24"});
   refused(with_number("llama.attention.key_length", 1U << 30), {"key_length"});
-  refused(with_number("llama.rope.dimension_count", 8), {"rope.dimension_count", "8"});
-  refused(tiny_model().file().string("llama.rope.scaling.type", "yarn"), {"yarn"});
+  refused(with_number("llama.rope.dimension_count", 7), {"rope.dimension_count", "7", "even"});
+  refused(with_number("llama.rope.dimension_count", 18), {"rope.dimension_count", "18", "16"});
+  refused(with_number("llama.attention.value_length", 32), {"value_length", "32", "16"});
+  refused(tiny_model().file().string("llama.rope.scaling.type", "warp"), {"warp", "yarn"});
+  refused(tiny_model().file().string("llama.rope.scaling.type", "linear").number("llama.rope.scaling.factor", 0.0F), {"scaling.factor", "0"});
+  refused(tiny_model().file().string("llama.rope.scaling.type", "longrope"), {"original_context_length"});
+  refused(tiny_model().file().tensor("rope_freqs.weight", {4}, std::vector<float>(4, 1)), {"rope_freqs.weight", "4", "[8]"});
+  refused(tiny_model().file().tensor("rope_freqs.weight", {8}, std::vector<float>(8, 0)), {"rope_freqs.weight", "above 0"});
+  refused(tiny_model().file().number("llama.attn_logit_softcapping", -1.0F), {"softcapping", "-1"});
+  refused(tiny_model().file().number("llama.attention.sliding_window", 8U).numbers("llama.attention.sliding_window_pattern", std::vector<std::uint8_t>{1}), {"pattern", "2 layers"});
   refused(tiny_model().file().number("llama.rope.freq_base", -1.0F), {"freq_base"});
   refused(tiny_model().file().number("llama.attention.layer_norm_rms_epsilon", 0.0F), {"epsilon"});
   gguf_writer missing = tiny_model().file();
@@ -79,6 +87,11 @@ TEST_CASE("missing and misshapen tensors are named with both shapes", "[model][h
     refused(misshapen, {name, "expected"});
   }
   refused(with_number("llama.feed_forward_length", 128), {"ffn_gate", "[96, 64]", "[128, 64]"});
+}
+
+TEST_CASE("a tensor of a layer that isn't computed is refused", "[model][hostile]") {
+  refused(tiny_model().file().tensor("blk.1.ffn_gate_inp.weight", {64, 4}, std::vector<float>(256)), {"blk.1.ffn_gate_inp.weight", "llama"});
+  refused(tiny_model().file().tensor("blk.2.attn_norm.weight", {64}, std::vector<float>(64)), {"blk.2.attn_norm.weight", "2 layers"});
 }
 
 TEST_CASE("a vocabulary of another size than the embedding is refused with both numbers", "[model][hostile]") {

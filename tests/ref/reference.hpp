@@ -31,14 +31,15 @@ inline void rope(std::vector<double>& x, double base, double position, bool adja
   }
 }
 
-/// softmax(scale * q · k) · v over all keys; q [Dh], keys and values [n][Dh].
+/// softmax(scale * q · k) · v over all keys, the scores s capped to soft_cap * tanh(s / soft_cap) unless that is 0; q [Dh], keys and values [n][Dh].
 inline std::vector<double> attention(const std::vector<double>& q, const std::vector<std::vector<double>>& keys,
-                                     const std::vector<std::vector<double>>& values, double scale) {
+                                     const std::vector<std::vector<double>>& values, double scale, double soft_cap = 0) {
   std::vector<double> scores;
   for (const auto& k : keys) {
     double score = 0;
     for (std::size_t d = 0; d < q.size(); ++d) score += q[d] * k[d];
-    scores.push_back(score * scale);
+    score *= scale;
+    scores.push_back(soft_cap > 0 ? soft_cap * std::tanh(score / soft_cap) : score);
   }
   const double top = *std::max_element(scores.begin(), scores.end());
   double total = 0;

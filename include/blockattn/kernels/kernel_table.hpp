@@ -30,8 +30,8 @@ struct attention_segment {
   const std::byte* values = nullptr;  ///< [T, Dh] of `type`, contiguous
   index_t tokens = 0;                 ///< T
   index_t position = 0;               ///< position in the prompt of the first token
-  const float* cosine = nullptr;      ///< [Dh/2] of the angles that the keys' rotation lacks; nullptr if it lacks none
-  const float* sine = nullptr;        ///< [Dh/2]
+  const float* cosine = nullptr;      ///< [pairs] of the angles that the keys' rotation lacks; nullptr if it lacks none
+  const float* sine = nullptr;        ///< [pairs]
   dtype type = dtype::f32;            ///< f32, f16 or bf16
 };
 
@@ -50,6 +50,9 @@ struct attention_args {
   rope_pairing pairing = rope_pairing::adjacent;
   const attention_segment* segments = nullptr;
   index_t segment_count = 0;
+  index_t rotated = 0;  ///< the first so many channels of a head are what RoPE turns, the pairs being made inside of them; 0: all Dh
+  index_t window = 0;   ///< a query sees the last so many positions, its own counted, and no key before them is read; 0: all before it
+  float soft_cap = 0;   ///< scores s become cap * tanh(s / cap); 0: they stay as they are
 };
 
 inline constexpr index_t max_head_dim = 256;
@@ -91,6 +94,11 @@ struct kernel_table {
   /// float32 -> KV storage (f32, f16, bf16), and back, n values.
   void (*store_kv)(dtype, const float* x, index_t n, std::byte* out) = nullptr;
   void (*load_kv)(dtype, const std::byte* in, index_t n, float* x) = nullptr;
+
+  /// gate = gelu(gate) * up in the tanh form of GELU, n values.
+  void (*gelu_multiply)(float* gate, const float* up, index_t n) = nullptr;
+  /// x = cap * tanh(x / cap), n values.
+  void (*soft_cap)(float* x, index_t n, float cap) = nullptr;
 };
 
 /// Bytes of scratch for kernel_table::attend, enough for every level.

@@ -1,4 +1,4 @@
-// One layer of a decoder: norm, attention over cached blocks and the tail, norm, feed-forward.
+// One layer of a decoder of any family: attention over cached blocks and the tail, then the feed-forward, with norms where the family has them.
 #pragma once
 
 #include <array>
@@ -8,20 +8,12 @@
 #include "blockattn/model/config.hpp"
 #include "blockattn/model/family.hpp"
 #include "blockattn/model/kv_tail.hpp"
+#include "blockattn/model/weights.hpp"
 #include "blockattn/ops/attention.hpp"
 #include "blockattn/ops/feed_forward.hpp"
 #include "blockattn/ops/norm.hpp"
 
 namespace blockattn::inline v0 {
-
-struct layer_weights {
-  const float* attention_norm = nullptr;     ///< [D]
-  linear_weight query;                       ///< [H * Dh, D]
-  linear_weight key, value;                  ///< [Hkv * Dh, D]
-  linear_weight output;                      ///< [D, H * Dh]
-  const float* feed_forward_norm = nullptr;  ///< [D]
-  feed_forward_weights feed_forward;
-};
 
 /// Room for the intermediate values of up to `tokens` tokens, used by all layers in turn.
 struct layer_workspace {
@@ -38,8 +30,8 @@ struct layer_workspace {
   matrix normed, query, key, value, attended, gate, up, added;
 };
 
-/// What all layers of one run share: T tokens at position, …; angles [T, Dh/2] of these positions; the first of their places in the tail;
-/// and the rotation that each context segment's keys lack.
+/// What a layer needs to know of a run: T tokens at position, …; angles [T, pairs] of these positions for the layer's RoPE, or nullptr if it has none; the
+/// first of their places in the tail; and the rotation that each context segment's keys lack.
 struct layer_run {
   index_t tokens = 0;
   index_t position = 0;
@@ -53,49 +45,91 @@ struct layer_run {
 template <model_family Family>
 class layer {
  public:
-  layer(const model_config& config, const layer_weights& weights) : config_(&config), weights_(weights) {}
+  /// `config` and `weights` must outlive the layer, which is number `l`.
+  layer(const model_config& config, const layer_weights& weights, index_t l) : config_(&config), weights_(&weights), number_(l) {
+    const layer_positions& p = config.positions[static_cast<std::size_t>(l)];
+    if (p.rope >= 0) rope_ = &config.ropes[static_cast<std::size_t>(p.rope)];
+    rule_ = {config.attention_scale, config.attention_soft_cap, p.window, config.ropes[0].pairing, config.ropes[0].rotated};
+  }
 
-  /// Writes keys and values of `x` [T, D] to layer `l` of the tail, where room for them has been counted. Leaves the queries in the workspace.
-  void project(const float* x, index_t l, const layer_run& run, kv_tail& tail, layer_workspace& w) const {
-    const model_config& c = *config_;
-    rms_norm(x, run.tokens, c.width, weights_.attention_norm, c.norm_epsilon, w.normed.data(), run.compute);
-    const std::array products = {linear_product{&weights_.query, w.query.data()}, linear_product{&weights_.key, w.key.data()},
-                                 linear_product{&weights_.value, w.value.data()}};
-    linear(w.normed.data(), run.tokens, products, run.compute);
+  /// Writes keys and values of `x` [T, D] to the tail, where room for them has been counted. Leaves the queries in the workspace.
+  void project(const float* x, const layer_run& run, kv_tail& tail, layer_workspace& w) const {
+    const float* input = normed<facts.norms != norm_places::after>(x, weights_->attention_norm, run, w);
+    const std::array products = {linear_product{&weights_->query, w.query.data()}, linear_product{&weights_->key, w.key.data()},
+                                 linear_product{&weights_->value, w.value.data()}};
+    linear(input, run.tokens, products, run.compute);
     parallel_pieces(run.tokens, 16, [&](index_t first, index_t last) {
-      for (index_t t = first; t < last; ++t) place_token(t, l, run, tail, w);
+      for (index_t t = first; t < last; ++t) place_token(t, run, tail, w);
     });
   }
 
   /// x += attention, x += feed-forward; after project().
   void mix(matrix_map x, const layer_run& run, layer_workspace& w) const {
     const model_config& c = *config_;
-    attend(w.query.data(), run.tokens, run.position, {c.heads, c.kv_heads, c.head_dim}, Family::pairing, run.segments, run.rotations, w.attended.data(),
-           run.compute);
-    linear(w.attended.data(), run.tokens, weights_.output, w.added.data(), run.compute);
-    x += w.added.topRows(run.tokens);
-    rms_norm(x.data(), run.tokens, c.width, weights_.feed_forward_norm, c.norm_epsilon, w.normed.data(), run.compute);
-    feed_forward(w.normed.data(), run.tokens, weights_.feed_forward, w.gate.data(), w.up.data(), w.added.data(), run.compute);
-    x += w.added.topRows(run.tokens);
+    attend(w.query.data(), run.tokens, run.position, {c.heads, c.kv_heads, c.head_dim}, rule_, run.segments, run.rotations, w.attended.data(), run.compute);
+    linear(w.attended.data(), run.tokens, weights_->output, w.added.data(), run.compute);
+    add(x, weights_->attention_post_norm, run, w);
+    const float* input = normed<facts.norms != norm_places::after>(x.data(), weights_->feed_forward_norm, run, w);
+    feed_forward(input, run.tokens, weights_->feed_forward, facts.gating, w.gate.data(), w.up.data(), w.added.data(), run.compute);
+    add(x, weights_->feed_forward_post_norm, run, w);
   }
 
  private:
-  /// Rotates query and key of one token and stores its key and value.
-  void place_token(index_t t, index_t l, const layer_run& run, kv_tail& tail, layer_workspace& w) const {
+  static constexpr family_facts facts = Family::facts;
+
+  /// norm(x) in the workspace, or x itself.
+  template <bool Apply>
+  [[nodiscard]] const float* normed(const float* x, const float* weight, const layer_run& run, layer_workspace& w) const {
+    if constexpr (!Apply) return x;
+    rms_norm(x, run.tokens, config_->width, weight, config_->norm_epsilon, w.normed.data(), run.compute);
+    return w.normed.data();
+  }
+
+  /// x += what a half of the layer has computed, normed first if the family does that.
+  void add(matrix_map& x, const float* weight, const layer_run& run, layer_workspace& w) const {
+    if constexpr (facts.norms != norm_places::before)
+      rms_norm(w.added.data(), run.tokens, config_->width, weight, config_->norm_epsilon, w.added.data(), run.compute);
+    x += w.added.topRows(run.tokens);
+  }
+
+  /// Finishes query, key and value of one token and stores key and value.
+  void place_token(index_t t, const layer_run& run, kv_tail& tail, layer_workspace& w) const {
     const model_config& c = *config_;
     const kernel_table& k = *run.compute.kernels;
+    float* query = w.query.data() + t * c.heads * c.head_dim;
     float* key = w.key.data() + t * c.kv_heads * c.head_dim;
-    const float* value = w.value.data() + t * c.kv_heads * c.head_dim;
-    k.rotate(Family::pairing, w.query.data() + t * c.heads * c.head_dim, c.heads, c.head_dim, run.angles->cosine_of(t), run.angles->sine_of(t));
-    k.rotate(Family::pairing, key, c.kv_heads, c.head_dim, run.angles->cosine_of(t), run.angles->sine_of(t));
+    float* value = w.value.data() + t * c.kv_heads * c.head_dim;
+    add_bias(query, weights_->query_bias, c.heads * c.head_dim);
+    add_bias(key, weights_->key_bias, c.kv_heads * c.head_dim);
+    add_bias(value, weights_->value_bias, c.kv_heads * c.head_dim);
+    norm_heads(query, c.heads, weights_->query_norm, k);
+    norm_heads(key, c.kv_heads, weights_->key_norm, k);
+    if (rope_ != nullptr) {
+      rotate_heads(*rope_, query, c.heads, run.angles->cosine_of(t), run.angles->sine_of(t), k);
+      rotate_heads(*rope_, key, c.kv_heads, run.angles->cosine_of(t), run.angles->sine_of(t), k);
+    }
     for (index_t h = 0; h < c.kv_heads; ++h) {
-      k.store_kv(tail.layout().type, key + h * c.head_dim, c.head_dim, tail.key(l, h, run.tail_first + t));
-      k.store_kv(tail.layout().type, value + h * c.head_dim, c.head_dim, tail.value(l, h, run.tail_first + t));
+      k.store_kv(tail.layout().type, key + h * c.head_dim, c.head_dim, tail.key(number_, h, run.tail_first + t));
+      k.store_kv(tail.layout().type, value + h * c.head_dim, c.head_dim, tail.value(number_, h, run.tail_first + t));
     }
   }
 
+  static void add_bias(float* x, const float* bias, index_t n) {
+    for (index_t i = 0; bias != nullptr && i < n; ++i) x[i] += bias[i];
+  }
+
+  void norm_heads(float* x, index_t heads, const float* weight, const kernel_table& k) const {
+    const index_t size = config_->head_dim;
+    if constexpr (facts.qk_norm == query_key_norm::whole) k.rms_norm(x, weight, heads * size, config_->norm_epsilon, x);
+    if constexpr (facts.qk_norm == query_key_norm::head)
+      for (index_t h = 0; h < heads; ++h) k.rms_norm(x + h * size, weight, size, config_->norm_epsilon, x + h * size);
+  }
+
   const model_config* config_;
-  layer_weights weights_;
+  const layer_weights* weights_;
+  index_t number_;
+  const rope_spec* rope_ = nullptr;
+  attention_rule rule_;
 };
 
 }  // namespace blockattn::inline v0

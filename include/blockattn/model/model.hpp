@@ -17,7 +17,7 @@
 #include "blockattn/core/log.hpp"
 #include "blockattn/io/gguf.hpp"
 #include "blockattn/model/forward.hpp"
-#include "blockattn/model/transformer.hpp"
+#include "blockattn/model/families.hpp"
 #include "blockattn/ops/key_rotation.hpp"
 #include "blockattn/text/chat_template.hpp"
 #include "blockattn/text/tokenizer.hpp"
@@ -40,6 +40,7 @@ struct load_options {
   std::optional<dtype> kv = {};  ///< type of cached keys and values: f32, f16 or bf16; by default f32 for exact, bf16 for fast
   log_sink log = {};        ///< warnings of the model and of what uses it
   std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
+  index_t context = 0;  ///< tokens of the longest prompt and answer wanted, 0: what the file says; matters where RoPE changes with it (longrope)
 };
 
 /// A handle to an immutable model: cheap to copy, shared by any number of threads and sessions. The file stays mapped while a handle lives.
@@ -58,7 +59,11 @@ class model {
   }
 
   [[nodiscard]] const model_config& config() const { return state_->decode->config(); }
-  [[nodiscard]] const rope_spec& rope() const { return state_->decode->rope(); }
+  /// The RoPE of a layer, or nullptr if it has none.
+  [[nodiscard]] const rope_spec* rope(index_t layer) const {
+    const index_t number = config().positions[static_cast<std::size_t>(layer)].rope;
+    return number < 0 ? nullptr : &config().ropes[static_cast<std::size_t>(number)];
+  }
   [[nodiscard]] const tokenizer& vocabulary() const { return state_->base->vocabulary; }
   [[nodiscard]] const gguf_file& file() const { return state_->base->file; }
   [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
@@ -101,7 +106,7 @@ class model {
 
   /// A copy of `block` with its keys rotated to `offset` (the paper's re-encoding), to be placed with placed_block::rotated.
   [[nodiscard]] std::shared_ptr<const kv_block> moved(const kv_block& block, index_t offset) const {
-    return moved_copy(block, rope(), static_cast<double>(offset), *state_->compute.kernels);
+    return moved_layers(block, [this](index_t layer) { return rope(layer); }, static_cast<double>(offset), *state_->compute.kernels);
   }
 
  private:
@@ -122,7 +127,7 @@ class model {
 
   struct state {
     state(std::shared_ptr<const source> from, const load_options& given)
-        : base(std::move(from)), options(given), decode(make_decoder(base->file, given.adapters)) {
+        : base(std::move(from)), options(given), decode(make_decoder(base->file, given)) {
       compute = {&blockattn::kernels(), options.compute == precision::exact ? arithmetic::f32 : arithmetic::fast};
       const model_config& c = decode->config();
       layout = {c.layers, c.kv_heads, c.head_dim, options.kv.value_or(options.compute == precision::exact ? dtype::f32 : dtype::bf16)};
@@ -135,10 +140,7 @@ class model {
 
     [[nodiscard]] fingerprint128 make_fingerprint() const {
       const model_config& c = decode->config();
-      const rope_spec& r = decode->rope();
-      fingerprint128 result = hash_text(cat("blockattn.model1 ", c.architecture, ' ', c.layers, ' ', c.width, ' ', c.heads, ' ', c.kv_heads, ' ', c.head_dim, ' ',
-                                            c.feed_forward, ' ', std::hexfloat, r.base, ' ', c.norm_epsilon, ' ', static_cast<int>(r.pairing), ' ',
-                                            name(layout.type), ' ', static_cast<int>(compute.kind), ' ', name(compute.kernels->level)));
+      fingerprint128 result = hash_text(cat("blockattn.model2 ", describe(c), ' ', name(layout.type), ' ', static_cast<int>(compute.kind), ' ', name(compute.kernels->level)));
       result = combine(result, base->weights());
       for (const applied_adapter& a : adapters)
         result = combine(result, combine(hash_text(cat(std::hexfloat, a.scale)), hash_tensors(a.adapter->file())));
@@ -155,15 +157,14 @@ class model {
     mutable fingerprint128 fingerprint;
 
    private:
-    std::unique_ptr<const decoder> make_decoder(const gguf_file& file, const std::vector<adapter_file>& given) {
-      for (const adapter_file& a : given) {
+    std::unique_ptr<const decoder> make_decoder(const gguf_file& file, const load_options& given) {
+      for (const adapter_file& a : given.adapters) {
         if (!std::isfinite(a.scale)) throw argument_error(cat("[lora] ", a.path.string(), ": scale ", a.scale, "; allowed: any finite number, 1 as trained"));
         adapters.push_back({std::make_shared<const lora_adapter>(a.path), a.scale});
       }
-      const auto architecture = file.string("general.architecture");
-      if (!architecture) throw format_error(cat("[model] ", file.path(), ": metadata key 'general.architecture' is missing. Not a language model?"));
-      if (*architecture == llama_family::architecture) return std::make_unique<const transformer<llama_family>>(file, adapters);
-      throw format_error(cat("[model] ", file.path(), ": architecture '", *architecture, "'; supported: ", llama_family::architecture));
+      auto result = blockattn::make_decoder(file, adapters, given.context);
+      if (!result->config().rope_limit.empty()) blockattn::log(given.log, log_level::warning, result->config().rope_limit);
+      return result;
     }
   };
 

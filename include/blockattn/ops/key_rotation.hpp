@@ -66,8 +66,10 @@ inline void rotate_rows_by(float* keys, index_t rows, const rope_spec& spec, dou
   }
 }
 
-/// A copy of `block` whose keys are rotated by `offset` positions; values are unchanged. Keys are rounded to the block's type once more.
-[[nodiscard]] inline std::shared_ptr<const kv_block> moved_copy(const kv_block& block, const rope_spec& spec, double offset, const kernel_table& kernels) {
+/// A copy of `block` whose keys are rotated by `offset` positions, layer l by the RoPE that spec_of(l) points to (nullptr: the layer has none); values are
+/// unchanged. Keys are rounded to the block's type once more.
+template <class SpecOf>
+[[nodiscard]] std::shared_ptr<const kv_block> moved_layers(const kv_block& block, const SpecOf& spec_of, double offset, const kernel_table& kernels) {
   const kv_layout& layout = block.layout();
   auto copy = std::make_shared<kv_block>(layout, block.tokens());
   const index_t rows = layout.kv_heads * block.tokens();
@@ -78,11 +80,16 @@ inline void rotate_rows_by(float* keys, index_t rows, const rope_spec& spec, dou
     const std::byte* from = block.data() + 2 * l * half;
     std::byte* to = copy->data() + 2 * l * half;
     kernels.load_kv(layout.type, from, values, keys.data());
-    rotate_rows_by(keys.data(), rows, spec, offset);
+    if (const rope_spec* spec = spec_of(l)) rotate_rows_by(keys.data(), rows, *spec, offset);
     kernels.store_kv(layout.type, keys.data(), values, to);
     std::copy_n(from + half, half, to + half);
   });
   return copy;
+}
+
+/// The same for a block whose layers share one RoPE.
+[[nodiscard]] inline std::shared_ptr<const kv_block> moved_copy(const kv_block& block, const rope_spec& spec, double offset, const kernel_table& kernels) {
+  return moved_layers(block, [&](index_t) { return &spec; }, offset, kernels);
 }
 
 }  // namespace blockattn::inline v0

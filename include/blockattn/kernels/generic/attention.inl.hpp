@@ -4,6 +4,8 @@
 // softmax needs no sums across lanes. For each segment the rows, already rotated at their own positions p, are rotated back by the segment's offset o:
 //   <R(p) q, R(o) k> = <R(-o) R(p) q, k>
 // once for all keys of the segment; then the keys go by in tiles of `key_tile`, unpacked to the arithmetic's units only if they aren't so already.
+// A sliding window is a matter of positions alone: of each segment a row sees the keys from `seen - window` up to `seen`. Tiles of keys lie at multiples
+// of `key_tile`, so what a row computes doesn't depend on the rows beside it: hidden keys add zeros.
 // Source of the online softmax: Milakov and Gimelshein, arXiv 1805.02867; of the tiling: FlashAttention, arXiv 2205.14135.
 
 inline constexpr index_t key_tile = 64;
@@ -21,7 +23,7 @@ struct attention_scratch {
   std::uint32_t* weights;    // [key_tile units][panel_width]
   std::byte* keys;           // [key_tile][Dh units]
   std::byte* values;         // [key_tile units][Dh]
-  std::int64_t* visible;     // [tiles][panel_width] keys of the segment that a row sees
+  std::int64_t* seen;        // [tiles][panel_width] keys of the segment up to a row's own position: any integer
 };
 
 template <class T>
@@ -38,7 +40,7 @@ BLOCKATTN_INLINE attention_scratch split_scratch(std::byte* p, index_t head_dim)
   s.sums = take_scratch<float>(p, attention_rows * head_dim);
   s.maximum = take_scratch<float>(p, attention_rows);
   s.total = take_scratch<float>(p, attention_rows);
-  s.visible = take_scratch<std::int64_t>(p, attention_rows);
+  s.seen = take_scratch<std::int64_t>(p, attention_rows);
   s.scores = take_scratch<float>(p, key_tile * panel_width);
   s.weights = take_scratch<std::uint32_t>(p, key_tile * panel_width);
   s.keys = take_scratch<std::byte>(p, key_tile * head_dim * 4);
@@ -64,15 +66,17 @@ template <bool Bf16>
 inline void rotate_rows(const attention_args& a, const attention_segment& s, const float* rows, std::uint32_t* units) {
   alignas(64) std::uint16_t turned[max_head_dim * lanes];  // all channels of one vector of rows
   const bool halves = a.pairing == rope_pairing::halves;
-  const index_t half = a.head_dim / 2;
+  const index_t turned_pairs = (a.rotated > 0 ? a.rotated : a.head_dim) / 2;
+  const index_t pairs = a.head_dim / 2;
   for (index_t lane = 0; lane < panel_width; lane += lanes) {
-    for (index_t i = 0; i < half; ++i) {
-      const index_t low = halves ? i : 2 * i;
-      const index_t high = halves ? i + half : 2 * i + 1;
+    for (index_t i = 0; i < pairs; ++i) {
+      const bool turn = s.cosine != nullptr && i < turned_pairs;
+      const index_t low = halves && i < turned_pairs ? i : 2 * i;
+      const index_t high = halves && i < turned_pairs ? i + turned_pairs : 2 * i + 1;
       const vf x = load(rows + low * panel_width + lane);
       const vf y = load(rows + high * panel_width + lane);
-      const vf c = splat(s.cosine != nullptr ? s.cosine[i] : 1.0f);
-      const vf n = splat(s.sine != nullptr ? s.sine[i] : 0.0f);
+      const vf c = splat(turn ? s.cosine[i] : 1.0f);
+      const vf n = splat(turn ? s.sine[i] : 0.0f);
       const vf u = x * c + y * n;
       const vf v = y * c - x * n;
       if constexpr (Bf16) {
@@ -84,7 +88,7 @@ inline void rotate_rows(const attention_args& a, const attention_segment& s, con
       }
     }
     if constexpr (Bf16) {
-      for (index_t i = 0; i < half; ++i) {
+      for (index_t i = 0; i < pairs; ++i) {
         const vu even = widen_halves(turned + 2 * i * lanes);
         const vu odd = widen_halves(turned + (2 * i + 1) * lanes);
         store_as(units + i * panel_width + lane, even | (odd << 16));
@@ -151,11 +155,28 @@ inline const std::byte* tile_values(const attention_args& a, const attention_seg
   return scratch;
 }
 
-/// Hides the keys from `first` on that a row doesn't see.
-inline void mask_scores(float* scores, index_t first, index_t n, const std::int64_t* visible) {
+/// Hides those of the keys from `first` on that a row doesn't see.
+inline void mask_scores(const attention_args& a, float* scores, index_t first, index_t n, const std::int64_t* seen) {
   for (index_t t = 0; t < n; ++t)
     for (index_t lane = 0; lane < panel_width; ++lane)
-      if (first + t >= visible[lane]) scores[t * panel_width + lane] = no_score;
+      if (first + t >= seen[lane] || (a.window > 0 && first + t < seen[lane] - a.window)) scores[t * panel_width + lane] = no_score;
+}
+
+inline void cap_scores(float* scores, index_t n, float cap) {
+  for (index_t i = 0; i < n * panel_width; i += lanes) store(scores + i, capped(load(scores + i), cap));
+}
+
+/// Keys of a segment that some row of a tile sees, [begin, end), and those that all of its rows see, [all_begin, all_end).
+struct visible_keys {
+  index_t begin, end, all_begin, all_end;
+};
+
+BLOCKATTN_INLINE index_t clamp_keys(index_t key, index_t tokens) { return key < 0 ? 0 : (key < tokens ? key : tokens); }
+
+/// The keys of [seen - window, seen) in a segment; an even begin, since the values of two neighbouring tokens make a unit.
+BLOCKATTN_INLINE index_t window_begin(const attention_args& a, index_t seen, index_t tokens) {
+  const index_t begin = a.window > 0 ? clamp_keys(seen - a.window, tokens) : 0;
+  return begin < tokens ? begin / 2 * 2 : tokens;
 }
 
 /// scores [n][panel_width] -> probabilities relative to the running maximum, as units; updates maximum, total and the scale of the sums.
@@ -194,40 +215,37 @@ inline void soften_scores(float* scores, index_t n, float* maximum, float* total
   }
 }
 
-/// How many keys of the segment each row of a tile sees; returns the most.
-inline index_t count_visible(const attention_args& a, const attention_segment& s, index_t first, std::int64_t* visible, index_t& least) {
-  index_t most = 0;
-  least = s.tokens;
+/// What the rows of a tile see of the segment. Rows are in order of position, so the first and the last say it all.
+inline visible_keys count_visible(const attention_args& a, const attention_segment& s, index_t first, std::int64_t* seen) {
   for (index_t lane = 0; lane < panel_width; ++lane) {
     const index_t row = first + lane < a.row_end ? first + lane : a.row_end - 1;
-    const index_t seen = a.position + row / a.group - s.position + 1;
-    const index_t bounded = seen < 0 ? 0 : (seen < s.tokens ? seen : s.tokens);
-    visible[lane] = bounded;
-    most = bounded > most ? bounded : most;
-    least = bounded < least ? bounded : least;
+    seen[lane] = a.position + row / a.group - s.position + 1;
   }
-  return most;
+  const index_t low = seen[0];
+  const index_t high = seen[panel_width - 1];
+  const index_t all_begin = a.window > 0 ? clamp_keys(high - a.window, s.tokens) : 0;
+  return {window_begin(a, low, s.tokens), clamp_keys(high, s.tokens), all_begin, clamp_keys(low, s.tokens)};
 }
 
 template <bool Bf16>
 inline void attend_segment(const attention_args& a, const attention_segment& s, const attention_scratch& x, index_t tiles) {
   const index_t key_units = Bf16 ? a.head_dim / 2 : a.head_dim;
-  index_t most[row_tiles];
-  index_t least[row_tiles];
-  index_t last = 0;
+  visible_keys visible[row_tiles];
   for (index_t i = 0; i < tiles; ++i) {
-    most[i] = count_visible(a, s, a.row_begin + i * panel_width, x.visible + i * panel_width, least[i]);
-    last = most[i] > last ? most[i] : last;
-    if (most[i] > 0) rotate_rows<Bf16>(a, s, x.rows + i * a.head_dim * panel_width, x.rotated + i * key_units * panel_width);
+    visible[i] = count_visible(a, s, a.row_begin + i * panel_width, x.seen + i * panel_width);
+    if (visible[i].end > visible[i].begin) rotate_rows<Bf16>(a, s, x.rows + i * a.head_dim * panel_width, x.rotated + i * key_units * panel_width);
   }
-  for (index_t first = 0; first < last; first += key_tile) {
-    const index_t n = last - first < key_tile ? last - first : key_tile;
+  const index_t last = visible[tiles - 1].end;
+  for (index_t first = visible[0].begin, next; first < last; first = next) {
+    next = (first / key_tile + 1) * key_tile;
+    const index_t n = (last < next ? last : next) - first;
     const std::byte* keys = tile_keys<Bf16>(a, s, first, n, x.keys);
     const std::byte* values = tile_values<Bf16>(a, s, first, n, x.values);
     for (index_t i = 0; i < tiles; ++i) {
-      if (first >= most[i]) continue;
+      if (first >= visible[i].end || first + n <= visible[i].begin) continue;
       multiply_rows<Bf16, false>(keys, key_units * 4, 4, n, x.rotated + i * key_units * panel_width, key_units, x.scores, panel_width);
-      if (first + n > least[i]) mask_scores(x.scores, first, n, x.visible + i * panel_width);
+      if (a.soft_cap > 0) cap_scores(x.scores, n, a.soft_cap);
+      if (first < visible[i].all_begin || first + n > visible[i].all_end) mask_scores(a, x.scores, first, n, x.seen + i * panel_width);
       float* sums = x.sums + i * a.head_dim * panel_width;
       soften_scores<Bf16>(x.scores, n, x.maximum + i * panel_width, x.total + i * panel_width, sums, a.head_dim, x.weights);
       multiply_rows<Bf16, true>(values, 4, a.head_dim * 4, a.head_dim, x.weights, Bf16 ? (n + 1) / 2 : n, sums, panel_width);

@@ -41,7 +41,9 @@ inline void turn_row(const attention_args& a, const attention_segment& s, const 
     return;
   }
   const bool halves = a.pairing == rope_pairing::halves;
-  const index_t half = a.head_dim / 2;
+  const index_t rotated = a.rotated > 0 ? a.rotated : a.head_dim;
+  const index_t half = rotated / 2;
+  for (index_t d = rotated; d < a.head_dim; ++d) turned[d] = row[d];
   for (index_t i = 0; i < half; ++i) {
     const index_t low = halves ? i : 2 * i;
     const index_t high = halves ? i + half : 2 * i + 1;
@@ -71,16 +73,23 @@ BLOCKATTN_INLINE void few_products(const attention_args& a, const attention_segm
   }
 }
 
-/// scores [Rows][key_tile] of keys [first, first + n), those that a row doesn't see and those past the end hidden.
+/// The keys of a segment that a row sees: [begin, end).
+struct few_range {
+  index_t begin, end;
+};
+
+/// scores [Rows][key_tile] of keys [first + skip, first + n), those that a row doesn't see and those outside hidden. Scores of whole vectors before `skip`
+/// are left alone.
 template <int Rows, bool Bf16>
-inline void few_scores(const attention_args& a, const attention_segment& s, index_t first, index_t n,
-                       const index_t (&visible)[Rows], const few_scratch& x) {
+inline void few_scores(const attention_args& a, const attention_segment& s, index_t first, index_t skip, index_t n,
+                       const few_range (&visible)[Rows], const few_scratch& x) {
   const index_t bytes = row_bytes(s.type, a.head_dim);
-  for (index_t t = 0; t < n; t += lanes) {
+  for (index_t t = skip / lanes * lanes; t < n; t += lanes) {
     vi partial[Rows][lanes];
     for (int j = 0; j < lanes; ++j) {
       vf sum[Rows];
-      const index_t key = t + j < n ? t + j : n - 1;  // past the end: any key, hidden below
+      const index_t within = t + j < skip ? skip : t + j;  // outside: any key that is seen, hidden below
+      const index_t key = within < n ? within : n - 1;
       few_products<Rows, Bf16>(a, s, s.keys + (first + key) * bytes, x, sum);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) partial[r][j] = reinterpret_cast<vi>(sum[r]);
@@ -91,26 +100,29 @@ inline void few_scores(const attention_args& a, const attention_segment& s, inde
 #pragma GCC unroll 16
       for (int j = 1; j < lanes; ++j) score += reinterpret_cast<vf>(partial[r][j]);
       float* to = x.scores + r * key_tile + t;
-      store(to, score);
-      const index_t seen = visible[r] - first < n ? visible[r] - first : n;
+      store(to, a.soft_cap > 0 ? capped(score, a.soft_cap) : score);
+      const index_t seen = visible[r].end - first < n ? visible[r].end - first : n;
       for (index_t j = seen > t ? seen - t : 0; j < lanes; ++j) to[j] = no_score;
+      const index_t begin = visible[r].begin - first - t;
+      for (index_t j = 0; j < (begin < lanes ? begin : lanes); ++j) to[j] = no_score;
     }
   }
 }
 
 /// scores → weights relative to the running maximum.
 template <int Rows>
-inline void few_soften(index_t n, index_t head_dim, float (&maximum)[Rows], float (&total)[Rows],
+inline void few_soften(index_t skip, index_t n, index_t head_dim, float (&maximum)[Rows], float (&total)[Rows],
                        const few_scratch& x) {
   for (int r = 0; r < Rows; ++r) {
     float* scores = x.scores + r * key_tile;
+    const index_t begin = skip / lanes * lanes;
     vf top = splat(maximum[r]);
-    for (index_t t = 0; t < n; t += lanes) top = larger(top, load(scores + t));
+    for (index_t t = begin; t < n; t += lanes) top = larger(top, load(scores + t));
     const float highest = largest_lane(top);
     float shrink[lanes];
     store(shrink, exponential(splat(maximum[r] - highest)));
     vf sum = splat(0);
-    for (index_t t = 0; t < n; t += lanes) {
+    for (index_t t = begin; t < n; t += lanes) {
       const vf score = load(scores + t);
       const vf p = score <= splat(no_score) ? splat(0.0f) : exponential(score - splat(highest));
       store(scores + t, p);
@@ -125,16 +137,16 @@ inline void few_soften(index_t n, index_t head_dim, float (&maximum)[Rows], floa
 
 /// sums += weights · values, `Vectors` vectors of channels from `d` on.
 template <int Rows, int Vectors>
-BLOCKATTN_INLINE void few_values(const attention_args& a, const attention_segment& s, index_t first, index_t n,
+BLOCKATTN_INLINE void few_values(const attention_args& a, const attention_segment& s, index_t first, index_t skip, index_t n,
                                  index_t d, const few_scratch& x) {
   const index_t bytes = row_bytes(s.type, a.head_dim);
-  const std::byte* value = s.values + first * bytes;
+  const std::byte* value = s.values + (first + skip) * bytes;
   vf sum[Rows][Vectors];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sum[r][v] = load(x.sums + r * a.head_dim + d + v * lanes);
-  for (index_t t = 0; t < n; ++t, value += bytes) {
+  for (index_t t = skip; t < n; ++t, value += bytes) {
     vf loaded[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) loaded[v] = load_value(s.type, value, d + v * lanes);
@@ -166,23 +178,27 @@ inline void attend_group(const attention_args& a, index_t first_row, std::byte* 
   __builtin_memset(x.sums, 0, static_cast<std::size_t>(Rows * a.head_dim) * sizeof(float));
   for (index_t i = 0; i < a.segment_count; ++i) {
     const attention_segment& s = a.segments[i];
-    index_t visible[Rows];
-    index_t most = 0;
+    few_range visible[Rows];
     for (int r = 0; r < Rows; ++r) {
       const index_t seen = a.position + (first_row + r) / a.group - s.position + 1;
-      visible[r] = seen < 0 ? 0 : (seen < s.tokens ? seen : s.tokens);
-      most = visible[r] > most ? visible[r] : most;
+      visible[r] = {a.window > 0 ? clamp_keys(seen - a.window, s.tokens) : 0, clamp_keys(seen, s.tokens)};
+    }
+    const index_t least = visible[0].begin;  // rows are in order of position
+    const index_t most = visible[Rows - 1].end;
+    if (most <= least) continue;
+    for (int r = 0; r < Rows; ++r) {
       turn_row(a, s, x.rows + r * a.head_dim, x.turned + r * a.head_dim);
       for (index_t d = 0; Bf16 && d < a.head_dim; d += lanes)
         store_bf16(x.packed + r * a.head_dim + d, load(x.turned + r * a.head_dim + d));
     }
-    for (index_t first = 0; first < most; first += key_tile) {
+    for (index_t first = least / key_tile * key_tile; first < most; first += key_tile) {
       const index_t n = most - first < key_tile ? most - first : key_tile;
-      few_scores<Rows, Bf16>(a, s, first, n, visible, x);
-      few_soften<Rows>(n, a.head_dim, maximum, total, x);
+      const index_t skip = first < least ? least - first : 0;
+      few_scores<Rows, Bf16>(a, s, first, skip, n, visible, x);
+      few_soften<Rows>(skip, n, a.head_dim, maximum, total, x);
       index_t d = 0;
-      for (; d + 4 * lanes <= a.head_dim; d += 4 * lanes) few_values<Rows, 4>(a, s, first, n, d, x);
-      for (; d < a.head_dim; d += lanes) few_values<Rows, 1>(a, s, first, n, d, x);
+      for (; d + 4 * lanes <= a.head_dim; d += 4 * lanes) few_values<Rows, 4>(a, s, first, skip, n, d, x);
+      for (; d < a.head_dim; d += lanes) few_values<Rows, 1>(a, s, first, skip, n, d, x);
     }
   }
   for (int r = 0; r < Rows; ++r) {

@@ -3,10 +3,12 @@
 #include "blockattn/kernels/generic/unpack.inl.hpp"
 #include "blockattn/kernels/generic/multiply.inl.hpp"
 #include "blockattn/kernels/generic/elementwise.inl.hpp"
+#include "blockattn/kernels/generic/activation.inl.hpp"
 #include "blockattn/kernels/generic/attention.inl.hpp"
 #include "blockattn/kernels/generic/attention_few.inl.hpp"
 
 inline constexpr kernel_table table = {
     level,           panel_width, has_bf16, packed_bytes, panel_bytes, pack,   unpack_panel, multiply_panel,
     multiply_vector, unpack_row,  attend,   rms_norm,     silu_multiply, rotate, store_kv,     load_kv,
+    gelu_multiply,   soft_cap,
 };
