@@ -31,6 +31,7 @@ json answer_json(const answer& a, const assistant& from) {
         {{"file", hit.file}, {"title", hit.text.title}, {"passage", hit.text.body}, {"score", hit.score}});
   result["match"] = name_of(a.found.kind);
   result["sources"] = sources;
+  result["adapters"] = from.adapters();
   if (a.full_ttft_ms)
     result["compare"] = {{"full_ttft_ms", *a.full_ttft_ms},
                          {"ttft_ms", a.result.ttft_ms},

@@ -1,5 +1,7 @@
 #include "assistant.hpp"
 
+#include <utility>
+
 #include "blockattn/text/segmenter.hpp"
 #include "blockattn/text/utf8.hpp"
 #include "engine.hpp"
@@ -34,7 +36,7 @@ std::string cleaned(const std::string& question) {
 
 assistant::assistant(const ask_options& options)
     : options_(options),
-      model_(open_model(options.model)),
+      opened_(open_adapted_model(options.model)),
       cache_(make_cache(options.model)),
       index_(index_file(options), index_format(model_, options)) {
   update_index();
@@ -65,6 +67,9 @@ answer assistant::ask(const std::string& question, const blockattn::text_callbac
     warn("[ask] no passage has a word of the question; passages with words that begin alike are used");
   if (result.found.kind == match_kind::nothing)
     warn("[ask] no passage has a word of the question; the model answers without the documents");
+  if (std::exchange(adapter_is_news_, false))
+    note(cat("using ", std::filesystem::path(adapters().front()).filename().string(),
+             ", made for this model and block mode; --lora none: without it"));
   std::vector<std::string> passages;
   for (auto hit = result.found.hits.rbegin(); hit != result.found.hits.rend(); ++hit)
     passages.push_back(passage_text(hit->text));  // best last

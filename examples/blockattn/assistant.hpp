@@ -9,6 +9,7 @@
 #include "blockattn/generate/session.hpp"
 #include "commands.hpp"
 #include "document_index.hpp"
+#include "engine.hpp"
 
 namespace blockattn_command {
 
@@ -23,15 +24,21 @@ struct answer {
 
 class assistant {
  public:
-  /// Loads the model and brings the index up to date, with a progress bar. Warnings go to standard error. Throws what
-  /// the model and the index throw.
+  /// Loads the model, with the adapter that comes with the program for it, and brings the index up to date, with a
+  /// progress bar. Warnings go to standard error. Throws what the model and the index throw.
   explicit assistant(const ask_options& options);
 
-  /// Retrieves and answers; a new conversation each time. Pieces of the answer go to `on_text`. Throws argument_error
+  assistant(const assistant&) = delete;
+  assistant& operator=(const assistant&) = delete;
+
+  /// Retrieves and answers; a new conversation each time. The first time, an adapter that nobody asked for is named on
+  /// standard error. Pieces of the answer go to `on_text`. Throws argument_error
   /// for an empty question.
   answer ask(const std::string& question, const blockattn::text_callback& on_text);
 
   [[nodiscard]] const index_report& index() const { return report_; }
+  /// Files of the adapters that the model runs with.
+  [[nodiscard]] const std::vector<std::string>& adapters() const { return opened_.adapters; }
   [[nodiscard]] blockattn::cache_stats cache() const { return cache_->stats(); }
 
  private:
@@ -39,7 +46,9 @@ class assistant {
   [[nodiscard]] double measure_full(const std::vector<std::string>& passages, const std::string& question);
 
   const ask_options& options_;
-  blockattn::model model_;
+  adapted_model opened_;
+  const blockattn::model& model_ = opened_.model;
+  bool adapter_is_news_ = opened_.by_default;
   std::shared_ptr<blockattn::block_cache> cache_;
   document_index index_;
   index_report report_;

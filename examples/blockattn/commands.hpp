@@ -37,6 +37,7 @@ int run_tokenize(const tokenize_options& options);
 /// `inspect`: what a checkpoint holds.
 struct inspect_options {
   common_options common;
+  bool fingerprint = false;
   std::string path;
 };
 void add_inspect(CLI::App& app, inspect_options& options);

@@ -5,7 +5,26 @@
 #include <iostream>
 #include <optional>
 
+#include "adapters.hpp"
+
 namespace blockattn_command {
+namespace {
+
+/// The adapters that the flags name; none for "none".
+std::vector<blockattn::adapter_file> asked_adapters(const model_options& options) {
+  std::vector<blockattn::adapter_file> result;
+  for (const std::string& adapter : options.lora) {
+    if (adapter == "none") {
+      if (options.lora.size() == 1) return {};
+      throw blockattn::argument_error("[lora] 'none' beside other adapters; give --lora none alone, or only files");
+    }
+    const auto [path, scale] = split_adapter(adapter);
+    result.push_back({path, scale});
+  }
+  return result;
+}
+
+}  // namespace
 
 blockattn::model open_model(const model_options& options) {
   blockattn::load_options load;
@@ -13,14 +32,23 @@ blockattn::model open_model(const model_options& options) {
   if (options.kv == "f32") load.kv = blockattn::dtype::f32;
   if (options.kv == "f16") load.kv = blockattn::dtype::f16;
   if (options.kv == "bf16") load.kv = blockattn::dtype::bf16;
-  for (const std::string& adapter : options.lora) {
-    const auto [path, scale] = split_adapter(adapter);
-    load.adapters.push_back({path, scale});
-  }
+  load.adapters = asked_adapters(options);
   load.log = [](blockattn::log_level level, std::string_view line) {
     if (level == blockattn::log_level::warning) warn(line);
   };
   return blockattn::model::load(options.path, load);
+}
+
+adapted_model open_adapted_model(const model_options& options) {
+  adapted_model result{open_model(options)};
+  for (const blockattn::adapter_file& adapter : asked_adapters(options))
+    result.adapters.push_back(adapter.path.string());
+  if (!options.lora.empty()) return result;
+  const std::vector<shipped_adapter> shipped = shipped_adapters(adapter_folders());
+  const std::string base = shipped.empty() ? "" : to_string(result.model.weights());
+  for (const shipped_adapter& adapter : shipped)
+    if (adapter.base == base) return {result.model.with_adapters({{adapter.file, 1}}), {adapter.file.string()}, true};
+  return result;
 }
 
 std::shared_ptr<blockattn::block_cache> make_cache(const model_options& options) {
@@ -58,6 +86,8 @@ blockattn::generation_options make_generation(const plan_options& plan, const sa
   };
   return options;
 }
+
+void note(std::string_view line) { std::cerr << "blockattn: " << printable(line) << std::endl; }
 
 void warn(std::string_view line) {
   std::cerr << "blockattn: " << warning_colour("warning:", wants_colour(STDERR_FILENO)) << ' ' << printable(line)

@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "blockattn/generate/session.hpp"
 #include "interrupt.hpp"
@@ -23,14 +25,28 @@ auto with_threads(int threads, Work&& work) {
   return arena.execute(std::forward<Work>(work));
 }
 
-/// Opens the model. Its warnings go to standard error.
+/// Opens the model with the adapters that were asked for. Its warnings go to standard error. Throws argument_error for
+/// "none" beside other adapters.
 [[nodiscard]] blockattn::model open_model(const model_options& options);
+
+/// A model and the files of the adapters on it.
+struct adapted_model {
+  blockattn::model model;
+  std::vector<std::string> adapters = {};
+  bool by_default = false;  ///< the program chose the adapter
+};
+/// As open_model(); if no flag says otherwise and an adapter for exactly this checkpoint comes with the program, with
+/// that one.
+[[nodiscard]] adapted_model open_adapted_model(const model_options& options);
 [[nodiscard]] std::shared_ptr<blockattn::block_cache> make_cache(const model_options& options);
 [[nodiscard]] blockattn::attention_plan make_plan(const plan_options& options);
 
 /// Options of a generation; Ctrl-C cancels it, `bar` shows the prefill.
 [[nodiscard]] blockattn::generation_options make_generation(const plan_options& plan, const sampling_flags& sampling,
                                                             progress_bar& bar);
+
+/// "blockattn: ..." on standard error, one line.
+void note(std::string_view line);
 
 /// "blockattn: warning: ..." on standard error, one line, coloured on a terminal.
 void warn(std::string_view line);

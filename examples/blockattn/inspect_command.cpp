@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "blockattn/io/gguf.hpp"
+#include "blockattn/io/gguf_fingerprint.hpp"
 #include "commands.hpp"
 #include "json_output.hpp"
 #include "terminal.hpp"
@@ -67,16 +68,25 @@ void print_text(const json& file) {
 
 void add_inspect(CLI::App& app, inspect_options& options) {
   app.add_option("model", options.path, "Checkpoint in GGUF format")->required()->type_name("MODEL");
+  app.add_flag("--fingerprint", options.fingerprint,
+               "Only the fingerprint of the tensors, by which an adapter names its base");
   add_common(app, options.common);
   app.footer("Example:\n  blockattn inspect model.gguf --json");
 }
 
 int run_inspect(const inspect_options& options) {
   const blockattn::gguf_file file(options.path);
-  if (options.common.json)
+  if (options.fingerprint) {
+    const std::string fingerprint = to_string(blockattn::hash_tensors(file));
+    if (options.common.json)
+      print_json({{"file", options.path}, {"fingerprint", fingerprint}});
+    else
+      std::cout << fingerprint << std::endl;
+  } else if (options.common.json) {
     print_json(to_json(file));
-  else
+  } else {
     print_text(to_json(file));
+  }
   return 0;
 }
 

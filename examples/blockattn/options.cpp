@@ -61,7 +61,10 @@ std::pair<std::string, float> split_adapter(const std::string& text) {
 
 void add_model(CLI::App& app, model_options& options) {
   add_model_path(app, options);
-  app.add_option("--lora", options.lora, "LoRA adapter in GGUF format and how strongly it is applied (1 as trained); several may be given")
+  app.add_option(
+         "--lora", options.lora,
+         "LoRA adapter in GGUF format and how strongly it is applied (1 as trained); several may be given; none: not "
+         "even the one that ask takes by itself")
       ->type_name("FILE[:SCALE]")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);

@@ -23,7 +23,7 @@ struct model_options {
   std::string precision = "fast";  ///< exact, fast
   std::string kv = "default";      ///< default, f32, f16, bf16
   int cache_mb = 512;              ///< byte budget of the block cache, MiB
-  std::vector<std::string> lora;   ///< adapters, FILE or FILE:SCALE
+  std::vector<std::string> lora;   ///< adapters, FILE or FILE:SCALE; "none" alone: no adapter, not by default either
 };
 
 /// What a token sees (see docs/command.md).

@@ -37,12 +37,13 @@ inline int exit_status(pid_t child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/// In the child: becomes the command.
-[[noreturn]] inline void become_command(const std::vector<std::string>& arguments) {
+/// In the child: becomes the command, or a copy of it.
+[[noreturn]] inline void become_command(const std::vector<std::string>& arguments,
+                                        const std::string& program = BLOCKATTN_COMMAND) {
   std::vector<char*> argv{const_cast<char*>("blockattn")};
   for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
   argv.push_back(nullptr);
-  ::execv(BLOCKATTN_COMMAND, argv.data());
+  ::execv(program.c_str(), argv.data());
   ::_exit(127);
 }
 
@@ -53,8 +54,9 @@ inline std::string content(const std::filesystem::path& file) {
 
 }  // namespace detail
 
-/// Runs the command to its end. Standard input holds `input`.
-inline command_result run_command(const std::vector<std::string>& arguments, std::string_view input = {}) {
+/// Runs the command, or a copy of it, to its end. Standard input holds `input`.
+inline command_result run_command(const std::vector<std::string>& arguments, std::string_view input = {},
+                                  const std::string& program = BLOCKATTN_COMMAND) {
   const scratch_folder files;
   files.write("in", input);
   const pid_t child = ::fork();
@@ -63,7 +65,7 @@ inline command_result run_command(const std::vector<std::string>& arguments, std
     ::dup2(::open((files / "in").c_str(), O_RDONLY), STDIN_FILENO);
     ::dup2(::open((files / "out").c_str(), O_WRONLY | O_CREAT, 0600), STDOUT_FILENO);
     ::dup2(::open((files / "error").c_str(), O_WRONLY | O_CREAT, 0600), STDERR_FILENO);
-    detail::become_command(arguments);
+    detail::become_command(arguments, program);
   }
   const int status = detail::exit_status(child);
   return {status, detail::content(files / "out"), detail::content(files / "error")};

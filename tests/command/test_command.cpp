@@ -76,6 +76,12 @@ TEST_CASE("inspect shows metadata and tensors", "[command]") {
   CHECK(file["metadata"]["tokenizer.ggml.tokens"]["count"] == 49152);
   CHECK(file["tensors"].size() == 272);
   CHECK(file["parameters"] == 134515008);
+  const command_result weights = run_command({"inspect", model(), "--fingerprint"});
+  CHECK(weights.out == "a328be324d7f991357c3e75b1b14fe05\n");
+  CHECK(
+      json::parse(run_command({"inspect", model(), "--fingerprint", "--json"}).out)["fingerprint"].get<std::string>() +
+          "\n" ==
+      weights.out);
 }
 
 TEST_CASE("run continues a prompt of blocks", "[command]") {
@@ -254,6 +260,9 @@ TEST_CASE("bad input ends with one clear line", "[command]") {
   refused(1, {"ask", "-m", model(), "--docs", (folder / "nowhere").string(), "--cache-dir", cache, "x"},
           "no such folder");
   refused(1, {"ask", "-m", model(), "--docs", empty.path().string(), "--cache-dir", cache, "x"}, "no .txt or .md file");
+  refused(1,
+          {"ask", "-m", model(), "--docs", documents, "--cache-dir", cache, "--lora", "none", "--lora", "a.gguf", "x"},
+          "none' beside");
   refused(2, {"run", "-m", model()}, "--blocks");
   refused(2, {"run", "-m", model(), "--blocks", "x", "--threads", "0"}, "--threads");
   refused(2, {"run", "-m", model(), "--blocks", "x", "--mode", "other"}, "--mode");
@@ -274,8 +283,8 @@ TEST_CASE("each subcommand explains itself with an example", "[command]") {
 
 TEST_CASE("on a terminal: questions one after the other, Ctrl-C ends an answer only", "[command]") {
   const scratch_folder cache;
-  command_on_terminal terminal(
-      {"ask", "-m", model(), "--docs", documents, "--cache-dir", cache.path().string(), "-n", "2000"});
+  command_on_terminal terminal({"ask", "-m", model(), "--docs", documents, "--cache-dir", cache.path().string(), "-n",
+                                "2000", "--lora", "none"});
   REQUIRE(terminal.wait_for("> "));
   terminal.type("Who discovered the comet of 1962?\n");
   CHECK(terminal.wait_for("Jonas Pell"));

@@ -16,6 +16,7 @@
 #include "blockattn/core/fingerprint.hpp"
 #include "blockattn/core/log.hpp"
 #include "blockattn/io/gguf.hpp"
+#include "blockattn/io/gguf_fingerprint.hpp"
 #include "blockattn/model/forward.hpp"
 #include "blockattn/model/families.hpp"
 #include "blockattn/ops/key_rotation.hpp"
@@ -79,6 +80,9 @@ class model {
     std::call_once(state_->fingerprinted, [&] { state_->fingerprint = state_->make_fingerprint(); });
     return state_->fingerprint;
   }
+
+  /// Fingerprint of the file's own tensors, without adapters: tells which checkpoint this is, whatever the file is called. Reads all weights at its first call.
+  [[nodiscard]] const fingerprint128& weights() const { return state_->base->weights(); }
 
   /// Keys and values of a block on its own, at local positions 0..T-1. Throws argument_error (no tokens, unknown token), context_error, cancelled_error.
   [[nodiscard]] std::shared_ptr<const kv_block> encode(std::span<const token_id> ids, const forward_control& control = {}) const {
@@ -169,12 +173,6 @@ class model {
   };
 
   static fingerprint128 hash_text(const std::string& text) { return hash_bytes(std::as_bytes(std::span(text.data(), text.size()))); }
-
-  static fingerprint128 hash_tensors(const gguf_file& file) {
-    fingerprint128 result = hash_text(file.string("general.type").value_or("model") == "adapter" ? cat(file.number<float>("adapter.lora.alpha").value_or(0)) : "");
-    for (const gguf_tensor& t : file.tensors()) result = combine(result, combine(hash_text(cat(t.name, ' ', name(t.type))), hash_bytes(t.bytes)));
-    return result;
-  }
 
   explicit model(std::shared_ptr<const state> s) : state_(std::move(s)) {}
 
