@@ -21,6 +21,7 @@
     positions   u32 [S]   sampled positions, ascending
     llama_kl    f32 [S]   KL(oracle || llama.cpp) at these positions, natural logarithm
     hidden      f16 [S,D] the oracle's hidden state after the last norm; logits = output matrix (dequantised) times it
+  With the magic "BAGOLD02" ids and argmax are u32: for vocabularies of more than 65,536 tokens.
 """
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ import struct
 
 import numpy as np
 
-MAGIC = b"BAGOLD01"
+MAGIC, WIDE_MAGIC = b"BAGOLD01", b"BAGOLD02"
 
 
 @dataclasses.dataclass
@@ -47,7 +48,7 @@ class Case:
     hidden: np.ndarray  # [S, D]
 
 
-def _pack(case: Case) -> bytes:
+def _pack(case: Case, id_type: str) -> bytes:
     name = case.name.encode()
     head = struct.pack("<I", len(name)) + name
     head += struct.pack(
@@ -61,8 +62,8 @@ def _pack(case: Case) -> bytes:
     )
     parts = [
         (case.lengths, "<u4"),
-        (case.ids, "<u2"),
-        (case.argmax, "<u2"),
+        (case.ids, id_type),
+        (case.argmax, id_type),
         (np.minimum(case.margin, 65504), "<f2"),
         (case.positions, "<u4"),
         (case.llama_kl, "<f4"),
@@ -72,6 +73,7 @@ def _pack(case: Case) -> bytes:
 
 
 def pack(width: int, vocabulary: int, model_size: int, model_sha: bytes, cases: list[Case]) -> bytes:
-    assert len(model_sha) == 32 and vocabulary <= 65536
-    head = MAGIC + struct.pack("<IIQ", width, vocabulary, model_size) + model_sha + struct.pack("<I", len(cases))
-    return head + b"".join(_pack(case) for case in cases)
+    assert len(model_sha) == 32
+    wide = vocabulary > 65536
+    head = (WIDE_MAGIC if wide else MAGIC) + struct.pack("<IIQ", width, vocabulary, model_size) + model_sha + struct.pack("<I", len(cases))
+    return head + b"".join(_pack(case, "<u4" if wide else "<u2") for case in cases)

@@ -121,8 +121,8 @@ class Plan:
     lengths: list[int]
     global_blocks: int = 1
 
-    def mask(self) -> torch.Tensor:
-        """Additive float32 mask [1, 1, T, T]: 0 where the query (row) sees the key (column), the lowest float elsewhere."""
+    def mask(self, window: int | None = None) -> torch.Tensor:
+        """Additive float32 mask [1, 1, T, T]: 0 where the query (row) sees the key (column), the lowest float elsewhere. A window hides keys so far before."""
         total = sum(self.lengths)
         sees = torch.zeros(total, total, dtype=torch.bool)
         start = 0
@@ -131,6 +131,8 @@ class Plan:
             sees[start : start + length, (0 if is_global else start) : start + length] = True
             start += length
         sees &= torch.ones(total, total, dtype=torch.bool).tril()
+        if window is not None:
+            sees &= torch.arange(total)[:, None] - torch.arange(total)[None] < window
         return torch.where(sees, 0.0, torch.finfo(torch.float32).min)[None, None]
 
 
@@ -138,9 +140,13 @@ class Plan:
 def final_hidden(model: transformers.LlamaForCausalLM, ids: list[int], plan: Plan | None = None) -> torch.Tensor:
     """Hidden states [T, D] after the last norm; global positions 0..T-1. Without a plan: plain causal attention."""
     positions = torch.arange(len(ids))[None]
+    plan = plan or Plan([len(ids)])
+    mask = plan.mask()
+    if "sliding_attention" in (getattr(model.config, "layer_types", None) or []):
+        mask = {"full_attention": mask, "sliding_attention": plan.mask(model.config.sliding_window)}
     out = model.model(
         input_ids=torch.tensor([ids]),
-        attention_mask=(plan or Plan([len(ids)])).mask(),
+        attention_mask=mask,
         position_ids=positions,
         use_cache=False,
     )

@@ -62,10 +62,8 @@ struct golden_figures {
   }
 };
 
-/// Runs `engine` with a sink that compares what it is given with the oracle.
-inline golden_figures compare(const golden_case& c, const std::function<void(const logits_sink&)>& engine) {
-  const std::vector<float> oracle = golden_head().logits(c.hidden);
-  const auto vocabulary = static_cast<std::size_t>(golden().vocabulary);
+/// Runs `engine` with a sink that compares what it is given with the oracle, whose logits [S, V] at the sampled positions are `oracle`.
+inline golden_figures compare_with(const golden_case& c, std::span<const float> oracle, std::size_t vocabulary, const std::function<void(const logits_sink&)>& engine) {
   golden_figures f;
   engine([&](blockattn::index_t position, std::span<const float> logits) {
     const auto at = static_cast<std::size_t>(position);
@@ -77,13 +75,19 @@ inline golden_figures compare(const golden_case& c, const std::function<void(con
     const auto sample = std::lower_bound(c.positions.begin(), c.positions.end(), position);
     if (sample == c.positions.end() || *sample != position) return;
     const auto s = static_cast<std::size_t>(sample - c.positions.begin());
-    const double kl = kl_divergence(std::span(oracle).subspan(s * vocabulary, vocabulary), logits);
+    const double kl = kl_divergence(oracle.subspan(s * vocabulary, vocabulary), logits);
     ++f.samples;
     f.kl_sum += kl;
     f.kl_worst = std::max(f.kl_worst, kl);
     f.llama_sum += c.llama_kl[s];
   });
   return f;
+}
+
+/// The same for the test model.
+inline golden_figures compare(const golden_case& c, const std::function<void(const logits_sink&)>& engine) {
+  const std::vector<float> oracle = golden_head().logits(c.hidden);
+  return compare_with(c, oracle, static_cast<std::size_t>(golden().vocabulary), engine);
 }
 
 /// One line on standard output: the figures that documentation quotes.

@@ -98,7 +98,8 @@ class golden_reader {
   std::size_t at_ = 0;
 };
 
-inline golden_case read_case(golden_reader& in, std::size_t width) {
+/// `wide`: ids are 32 bits, not 16.
+inline golden_case read_case(golden_reader& in, std::size_t width, bool wide) {
   using blockattn::index_t;
   using blockattn::token_id;
   golden_case c;
@@ -110,8 +111,7 @@ inline golden_case read_case(golden_reader& in, std::size_t width) {
   c.global_blocks = in.one<std::uint32_t>();
   const auto samples = in.one<std::uint32_t>();
   c.lengths = in.many<index_t, std::uint32_t>(blocks);
-  c.ids = in.many<token_id, std::uint16_t>(tokens);
-  c.argmax = in.many<token_id, std::uint16_t>(tokens);
+  for (auto* ids : {&c.ids, &c.argmax}) *ids = wide ? in.many<token_id, std::uint32_t>(tokens) : in.many<token_id, std::uint16_t>(tokens);
   c.margin = in.halves(tokens);
   c.positions = in.many<index_t, std::uint32_t>(samples);
   c.llama_kl = in.many<float, float>(samples);
@@ -124,7 +124,8 @@ inline golden_case read_case(golden_reader& in, std::size_t width) {
 /// Throws std::runtime_error if the bytes aren't golden data or end too early or too late.
 inline golden_file parse_golden(std::vector<char> bytes) {
   detail::golden_reader in(std::move(bytes));
-  if (in.text(8) != "BAGOLD01") throw std::runtime_error("golden data: doesn't begin with BAGOLD01");
+  const std::string magic = in.text(8);
+  if (magic != "BAGOLD01" && magic != "BAGOLD02") throw std::runtime_error("golden data: doesn't begin with BAGOLD01 or BAGOLD02");
   golden_file file;
   file.width = in.one<std::uint32_t>();
   file.vocabulary = in.one<std::uint32_t>();
@@ -132,7 +133,7 @@ inline golden_file parse_golden(std::vector<char> bytes) {
   in.text(32);  // SHA-256, for people
   const auto cases = in.one<std::uint32_t>();
   for (std::uint32_t i = 0; i < cases; ++i)
-    file.cases.push_back(detail::read_case(in, static_cast<std::size_t>(file.width)));
+    file.cases.push_back(detail::read_case(in, static_cast<std::size_t>(file.width), magic == "BAGOLD02"));
   if (!in.done()) throw std::runtime_error("golden data: bytes are left over");
   return file;
 }

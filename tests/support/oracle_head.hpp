@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <stdexcept>
@@ -16,13 +17,19 @@ namespace blockattn_test {
 /// Output matrix [V, D] of a model file, float32.
 class oracle_head {
  public:
-  explicit oracle_head(const blockattn::gguf_file& file) {
+  explicit oracle_head(const blockattn::gguf_file& file) : oracle_head(output_of(file)) {}
+
+  /// Some rows of an output matrix.
+  explicit oracle_head(const blockattn::weight_view& w) {
+    weights_.resize(w.rows, w.columns);
+    for (blockattn::index_t r = 0; r < w.rows; ++r) unpack_row(w, r);
+  }
+
+  [[nodiscard]] static blockattn::weight_view output_of(const blockattn::gguf_file& file) {
     const blockattn::gguf_tensor* output = file.find_tensor("output.weight");
     if (output == nullptr) output = file.find_tensor("token_embd.weight");  // tied
     if (output == nullptr) throw std::runtime_error("oracle_head: the file has no output matrix");
-    const blockattn::weight_view w = output->matrix();
-    weights_.resize(w.rows, w.columns);
-    for (blockattn::index_t r = 0; r < w.rows; ++r) unpack_row(w, r);
+    return output->matrix();
   }
 
   /// Logits [n, V] of hidden states [n, D] (after the last norm).
@@ -55,5 +62,19 @@ class oracle_head {
 
   matrix weights_;
 };
+
+/// The same logits for a large vocabulary, without the whole matrix in float32: some rows at a time.
+inline std::vector<float> streamed_logits(const blockattn::gguf_file& file, std::span<const float> hidden) {
+  const blockattn::weight_view whole = oracle_head::output_of(file);
+  const auto rows = static_cast<std::size_t>(hidden.size()) / static_cast<std::size_t>(whole.columns);
+  std::vector<float> result(rows * static_cast<std::size_t>(whole.rows));
+  for (blockattn::index_t first = 0; first < whole.rows; first += 8192) {
+    const blockattn::index_t count = std::min<blockattn::index_t>(8192, whole.rows - first);
+    const auto part = oracle_head(blockattn::weight_view{whole.type, whole.row(first), count, whole.columns}).logits(hidden);
+    for (std::size_t r = 0; r < rows; ++r)
+      std::copy_n(part.begin() + static_cast<std::ptrdiff_t>(r) * count, count, result.begin() + static_cast<std::ptrdiff_t>(r) * whole.rows + first);
+  }
+  return result;
+}
 
 }  // namespace blockattn_test
