@@ -1,6 +1,9 @@
 // The adapter that comes with the program: found by what it was made for, used by `ask` unless it is told not to.
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "adapters.hpp"
 #include "command_runner.hpp"
@@ -93,4 +96,29 @@ TEST_CASE("an installed command finds the adapters installed with it, under any 
   CHECK(json::parse(result.out)["adapters"] ==
         json::array({(prefix / "share/blockattn/adapters/renamed.gguf").string()}));
   CHECK_THAT(result.error, Contains("using renamed.gguf") && Contains("warning") && Contains("damaged.gguf"));
+}
+
+TEST_CASE("with its adapter the model gives transformers' probabilities, in both modes", "[command]") {
+  const json golden =
+      json::parse(blockattn_test::detail::content(BLOCKATTN_SOURCE_DIR "/tests/golden/adapter_smollm2.json"));
+  REQUIRE(golden.size() == 6);
+  const scratch_folder folder;
+  for (const json& expected : golden) {
+    const std::string logits = (folder / "logits").string();
+    const command_result result = run_command(
+        {"run", "-m", model_path().string(), "--lora", shipped, "--chat", "--blocks", "-", "--mode",
+         expected["mode"].get<std::string>(), "--precision", "exact", "-n", "0", "--json", "--logits", logits},
+        json({{"blocks", expected["blocks"]}}).dump());
+    INFO(expected["mode"] << ' ' << expected["blocks"].back() << '\n' << result.error);
+    REQUIRE(result.status == 0);
+    CHECK(json::parse(result.out)["prompt_tokens"] == expected["tokens"]);
+    const std::string bytes = blockattn_test::detail::content(logits);
+    std::vector<float> values(bytes.size() / sizeof(float));
+    REQUIRE(values.size() == 49152);
+    std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+    double sum = 0;
+    for (const float value : values) sum += std::exp(static_cast<double>(value));
+    for (const json& top : expected["top"])
+      CHECK(values.at(top[0].get<std::size_t>()) - std::log(sum) == Approx(top[1].get<double>()).margin(2e-3));
+  }
 }
