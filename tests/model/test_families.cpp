@@ -2,8 +2,11 @@
 // token; at every level of kernels. Data: scripts/golden/make_family_golden.py.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,6 +21,8 @@
 using namespace blockattn;
 using blockattn_test::family_case;
 using blockattn_test::family_golden;
+using blockattn_test::gguf_writer;
+using blockattn_test::hashed_values;
 using blockattn_test::hashed_model;
 using blockattn_test::temporary_file;
 using nlohmann::json;
@@ -37,8 +42,11 @@ struct figures {
 
 class tiny_runner {
  public:
-  tiny_runner(const json& model, const kernel_table& kernels, arithmetic kind)
-      : model_(model), bytes_(hashed_model(model).bytes()), file_(bytes_.path()), decode_(make_decoder(file_, {}, model.at("load_context").get<index_t>())) {
+  tiny_runner(const json& model, const kernel_table& kernels, arithmetic kind) : tiny_runner(model, hashed_model(model), {}, kernels, kind) {}
+
+  /// With a file that was changed, or adapters.
+  tiny_runner(const json& model, const gguf_writer& changed, const std::vector<applied_adapter>& adapters, const kernel_table& kernels, arithmetic kind)
+      : model_(model), bytes_(changed.bytes()), file_(bytes_.path()), decode_(make_decoder(file_, adapters, model.at("load_context").get<index_t>())) {
     compute_.kernels = &kernels;
     compute_.kind = kind;
     const model_config& c = decode_->config();
@@ -77,6 +85,18 @@ class tiny_runner {
     kv_tail tail(layout_);
     compare(run(std::span(ids_).subspan(static_cast<std::size_t>(offset)), offset, placed, tail), offset, "block", sum);
     return sum;
+  }
+
+  /// Logits of all tokens in full mode; `steps`: one token at a time.
+  [[nodiscard]] std::vector<float> logits(bool steps) const {
+    kv_tail tail(layout_);
+    if (!steps) return run(ids_, 0, {}, tail);
+    std::vector<float> all;
+    for (index_t t = 0; t < static_cast<index_t>(ids_.size()); ++t) {
+      const auto one = run(std::span(ids_).subspan(static_cast<std::size_t>(t), 1), t, {}, tail);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return all;
   }
 
   [[nodiscard]] const model_config& config() const { return decode_->config(); }
@@ -127,7 +147,60 @@ void check(const std::string& what, const figures& f, int rows, bool exact) {
   CHECK(f.mean_kl() < (exact ? 1e-5 : 5e-3));
 }
 
+/// An adapter of rank 4 with hashed values over the named weights of a case, and W += scale * alpha / r * B * A into `merged`.
+gguf_writer adapter_of(const json& model, const std::vector<std::string>& names, const std::string& salt, float scale, gguf_writer& merged) {
+  constexpr std::size_t rank = 4;
+  constexpr float alpha = 2;
+  gguf_writer out;
+  out.string("general.architecture", model.at("architecture").get<std::string>()).string("general.type", "adapter").string("adapter.type", "lora");
+  out.number("adapter.lora.alpha", alpha);
+  for (const std::string& name : names) {
+    auto& whole = merged.tensor(name);
+    const std::size_t columns = whole.shape[0], rows = whole.shape[1];
+    const auto a = hashed_values(salt + name + "a", rank * columns, 0.25F, 0), b = hashed_values(salt + name + "b", rows * rank, 0.25F, 0);
+    out.tensor(name + ".lora_a", {columns, rank}, a).tensor(name + ".lora_b", {rank, rows}, b);
+    std::vector<float> values(rows * columns);
+    std::memcpy(values.data(), whole.data.data(), whole.data.size());
+    for (std::size_t n = 0; n < rows; ++n)
+      for (std::size_t k = 0; k < columns; ++k) {
+        double change = 0;
+        for (std::size_t r = 0; r < rank; ++r) change += static_cast<double>(b[n * rank + r]) * a[r * columns + k];
+        values[n * columns + k] += static_cast<float>(change * scale * alpha / static_cast<double>(rank));
+      }
+    std::memcpy(whole.data.data(), values.data(), whole.data.size());
+  }
+  return out;
+}
+
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(static_cast<double>(a[i]) - b[i]));
+  return most;
+}
+
 }  // namespace
+
+TEST_CASE("adapters are merged weights in every family, fused matrices and biases included", "[model][families][lora]") {
+  const std::map<std::string, std::vector<std::string>> changes = {
+      {"phi3", {"blk.0.attn_qkv.weight", "blk.0.ffn_up.weight", "blk.1.ffn_down.weight"}},
+      {"qwen2", {"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.1.attn_v.weight"}},
+      {"qwen3", {"blk.0.attn_q.weight", "blk.1.attn_output.weight"}},
+      {"gemma3", {"blk.0.attn_k.weight", "blk.5.attn_q.weight", "blk.6.ffn_gate.weight"}},
+      {"olmo2", {"blk.0.attn_q.weight", "blk.1.attn_output.weight", "output.weight"}}};
+  for (const auto& [name, weights] : changes) {
+    const json& model = family_case(name);
+    gguf_writer merged = hashed_model(model);
+    const temporary_file first(adapter_of(model, weights, "first", 0.75F, merged).bytes());
+    const temporary_file second(adapter_of(model, {weights[0]}, "second", -1.5F, merged).bytes());
+    const std::vector<applied_adapter> adapters = {{std::make_shared<const lora_adapter>(first.path()), 0.75F}, {std::make_shared<const lora_adapter>(second.path()), -1.5F}};
+    const tiny_runner adapted(model, hashed_model(model), adapters, kernels(), arithmetic::f32);
+    const auto expected = tiny_runner(model, merged, {}, kernels(), arithmetic::f32).logits(false);
+    INFO(name);
+    CHECK(difference(expected, adapted.logits(false)) < 2e-4);
+    CHECK(difference(expected, adapted.logits(true)) < 2e-4);
+    CHECK(difference(expected, tiny_runner(model, kernels(), arithmetic::f32).logits(false)) > 0.05);
+  }
+}
 
 TEST_CASE("every family gives transformers' logits", "[model][families]") {
   figures worst;
