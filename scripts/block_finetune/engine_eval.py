@@ -1,4 +1,4 @@
-"""best_subspan_em of the `blockattn` command itself, on the held-out questions and prompts of evaluate.py.
+"""best_subspan_em of the `blockattn` command itself, on the held-out questions and prompts of evaluate.py, or on another file's.
 
     python engine_eval.py BLOCKATTN MODEL.gguf QUESTIONS.jsonl.gz --adapter ADAPTER.gguf --limit 200 --rows rows.jsonl
 
@@ -36,16 +36,17 @@ def main() -> None:
     parser.add_argument("--rows", type=pathlib.Path, required=True)
     parser.add_argument("--modes", nargs="+", choices=["full", "block"], default=["full", "block"])
     parser.add_argument("--passages", type=int, default=10)
+    parser.add_argument("--all", action="store_true", help="ask all questions of the file: it isn't the one that was trained on")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=["fast", "exact"], default="fast")
     args = parser.parse_args()
     everything = data.load(args.questions)
-    held_out = data.split(everything)[2][: args.limit]
-    passages = evaluate.questions_with_passages(held_out, data.Distractors([q.gold for q in everything]), args.passages, seed=1)
+    asked = (everything if args.all else data.split(everything)[2])[: args.limit]
+    passages = evaluate.questions_with_passages(asked, data.Distractors([q.gold for q in everything]), args.passages, seed=1)
     rows = [json.loads(line) for line in args.rows.read_text(encoding="utf-8").splitlines()] if args.rows.exists() else []
     with open(args.rows, "a", encoding="utf-8") as out:
-        for q, chosen in list(zip(held_out, passages))[len(rows) :]:
+        for q, chosen in list(zip(asked, passages))[len(rows) :]:
             answers = {mode: answer(args, mode, q, chosen) for mode in args.modes}
             rows.append({"question": q.question, "answers": answers, "hits": {m: float(data.best_subspan_em(a, q.answers)) for m, a in answers.items()}})
             print(json.dumps(rows[-1], ensure_ascii=False), file=out, flush=True)

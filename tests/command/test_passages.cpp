@@ -1,4 +1,11 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cctype>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "passages.hpp"
 
@@ -63,4 +70,31 @@ TEST_CASE("each section is split on its own", "[app][passages]") {
   REQUIRE(found.size() == 3);
   CHECK(found[1] == passage{"T: A", "two"});
   CHECK(found[2] == passage{"T: B", "three"});
+}
+
+TEST_CASE("the questions of examples/questions_check.jsonl stand over the sample documents", "[app][passages]") {
+  std::vector<passage> passages;
+  for (const auto& entry : std::filesystem::directory_iterator(BLOCKATTN_SOURCE_DIR "/examples/documents")) {
+    std::ifstream in(entry.path());
+    const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+    for (passage& p : split_document(text, entry.path(), whole)) passages.push_back(std::move(p));
+  }
+  std::ifstream lines(BLOCKATTN_SOURCE_DIR "/examples/questions_check.jsonl");
+  std::set<std::string> asked;
+  for (std::string line; std::getline(lines, line);) {
+    const auto row = nlohmann::json::parse(line);
+    const auto title = row["title"].get<std::string>();
+    const auto text = row["text"].get<std::string>();
+    INFO(line);
+    CHECK(asked.insert(row["question"].get<std::string>()).second);
+    CHECK(std::any_of(passages.begin(), passages.end(),
+                      [&](const passage& p) { return p.title == title && p.body.find(text) != std::string::npos; }));
+    CHECK(std::any_of(row["answers"].begin(), row["answers"].end(), [&](const nlohmann::json& answer) {
+      const auto wanted = answer.get<std::string>();
+      return std::search(text.begin(), text.end(), wanted.begin(), wanted.end(), [](unsigned char a, unsigned char b) {
+               return std::tolower(a) == std::tolower(b);
+             }) != text.end();
+    }));
+  }
+  CHECK(asked.size() == 100);
 }
