@@ -1,0 +1,28 @@
+# blockattn::code, what #include <blockattn/text/segment_tree_sitter.hpp> needs: tree-sitter's C library and the grammars that scripts/fetch-grammars has
+# fetched. Without them the target doesn't exist, and code is cut by blank lines. It isn't part of the installed package.
+if(DEFINED ENV{BLOCKATTN_GRAMMAR_DIR})
+  set(grammar_dir "$ENV{BLOCKATTN_GRAMMAR_DIR}")
+elseif(DEFINED ENV{XDG_CACHE_HOME})
+  set(grammar_dir "$ENV{XDG_CACHE_HOME}/blockattn/grammars")
+else()
+  set(grammar_dir "$ENV{HOME}/.cache/blockattn/grammars")
+endif()
+set(BLOCKATTN_GRAMMAR_DIR "${grammar_dir}" CACHE PATH "Where scripts/fetch-grammars has put the tree-sitter grammars")
+find_path(TREE_SITTER_INCLUDE_DIR tree_sitter/api.h)
+find_library(TREE_SITTER_LIBRARY tree-sitter)
+mark_as_advanced(TREE_SITTER_INCLUDE_DIR TREE_SITTER_LIBRARY)
+
+if(TREE_SITTER_INCLUDE_DIR AND TREE_SITTER_LIBRARY AND EXISTS "${BLOCKATTN_GRAMMAR_DIR}/versions.txt")
+  enable_language(C)
+  add_library(blockattn_grammars STATIC)
+  foreach(language cpp python javascript)
+    target_sources(blockattn_grammars PRIVATE "${BLOCKATTN_GRAMMAR_DIR}/${language}/parser.c" "${BLOCKATTN_GRAMMAR_DIR}/${language}/scanner.c")
+  endforeach()
+  target_include_directories(blockattn_grammars PRIVATE "${BLOCKATTN_GRAMMAR_DIR}/include")
+  set_target_properties(blockattn_grammars PROPERTIES COMPILE_WARNING_AS_ERROR OFF)
+  target_compile_options(blockattn_grammars PRIVATE -w -O1 -fno-sanitize=all)  # generated tables; -O2 takes minutes and gains nothing
+  add_library(blockattn_code INTERFACE)
+  add_library(blockattn::code ALIAS blockattn_code)
+  target_include_directories(blockattn_code SYSTEM INTERFACE "${TREE_SITTER_INCLUDE_DIR}")
+  target_link_libraries(blockattn_code INTERFACE blockattn_text blockattn_grammars "${TREE_SITTER_LIBRARY}")
+endif()
