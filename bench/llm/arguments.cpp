@@ -27,8 +27,15 @@ void add_shared(CLI::App& app, bench_options& options) {
   app.add_option("--precision", options.precision, "Arithmetic of activations")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->capture_default_str();
-  app.add_option("--kv", options.kv, "Storage of keys and values")
-      ->check(CLI::IsMember({"default", "f32", "f16", "bf16"}))
+  app.add_option("--kv", options.kv, "Storage of keys and values: f32, f16, bf16, q8_0, q4_0, or two as KEYS:VALUES")
+      ->check([](const std::string& text) -> std::string {
+        try {
+          if (text != "default") (void)blockattn::parse_kv_types(text);
+          return "";
+        } catch (const blockattn::argument_error& e) {
+          return e.what();
+        }
+      })
       ->capture_default_str();
 }
 
@@ -60,9 +67,7 @@ void add_ttft(CLI::App& app, ttft_options& options) {
 blockattn::model open_model(const bench_options& options) {
   blockattn::load_options load;
   load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;
-  if (options.kv == "f32") load.kv = blockattn::dtype::f32;
-  if (options.kv == "f16") load.kv = blockattn::dtype::f16;
-  if (options.kv == "bf16") load.kv = blockattn::dtype::bf16;
+  if (options.kv != "default") load.kv = blockattn::parse_kv_types(options.kv);
   return blockattn::model::load(options.model, load);
 }
 

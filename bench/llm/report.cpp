@@ -91,8 +91,8 @@ json common_row(const blockattn::model& model, const bench_options& options, int
           {"model_filename", options.model},
           {"model_size", tensor_bytes(model)},
           {"model_n_params", parameters(model)},
-          {"type_k", name(model.kv().type)},
-          {"type_v", name(model.kv().type)},
+          {"type_k", name(model.kv().types.keys)},
+          {"type_v", name(model.kv().types.values)},
           {"n_threads", threads},
           {"test_time", now()}};
 }

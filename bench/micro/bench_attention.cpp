@@ -43,7 +43,7 @@ struct problem {
     for (index_t at = 0; at < blocks * block_tokens; at += step) {
       const auto begin = at * blockattn::row_bytes(type, head_dim);
       blockattn::attention_segment segment{
-          stored_keys.data() + begin, stored_values.data() + begin, step, at, nullptr, nullptr, type};
+          stored_keys.data() + begin, stored_values.data() + begin, step, at, nullptr, nullptr, type, type};
       if (rotated) {
         angles.push_back(blockattn::angles_of(rope, static_cast<double>(at), 1));
         segment.cosine = angles.back().cosine.data();
@@ -68,8 +68,8 @@ struct problem {
     std::vector<float> result(queries.size());
     std::vector<float> k(keys.size());
     std::vector<float> v(values.size());
-    kernels.load_kv(segments[0].type, stored_keys.data(), static_cast<index_t>(k.size()), k.data());
-    kernels.load_kv(segments[0].type, stored_values.data(), static_cast<index_t>(v.size()), v.data());
+    kernels.load_kv(segments[0].key_type, stored_keys.data(), static_cast<index_t>(k.size()), k.data());
+    kernels.load_kv(segments[0].key_type, stored_values.data(), static_cast<index_t>(v.size()), v.data());
     for (std::size_t b = 0; b < angles.size(); ++b)
       for (std::size_t t = 0; t < block_tokens; ++t)
         for (std::size_t i = 0; i < head_dim / 2; ++i) {
@@ -114,7 +114,7 @@ void attend(benchmark::State& state, isa level, bool rotated) {
 
 std::vector<float> first_key(const blockattn::kv_block& block, const blockattn::kernel_table& kernels) {
   std::vector<float> key(head_dim);
-  kernels.load_kv(block.layout().type, block.layer(0).keys, head_dim, key.data());
+  kernels.load_kv(block.layout().types.keys, block.layer(0).keys, head_dim, key.data());
   return key;
 }
 

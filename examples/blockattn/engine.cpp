@@ -29,9 +29,7 @@ std::vector<blockattn::adapter_file> asked_adapters(const model_options& options
 blockattn::model open_model(const model_options& options) {
   blockattn::load_options load;
   load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;
-  if (options.kv == "f32") load.kv = blockattn::dtype::f32;
-  if (options.kv == "f16") load.kv = blockattn::dtype::f16;
-  if (options.kv == "bf16") load.kv = blockattn::dtype::bf16;
+  if (options.kv != "default") load.kv = blockattn::parse_kv_types(options.kv);
   load.adapters = asked_adapters(options);
   load.log = [](blockattn::log_level level, std::string_view line) {
     if (level == blockattn::log_level::warning) warn(line);

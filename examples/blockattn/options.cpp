@@ -1,5 +1,7 @@
 #include "options.hpp"
 
+#include "blockattn/core/kv.hpp"
+
 #include <sched.h>
 
 #include <algorithm>
@@ -71,8 +73,15 @@ void add_model(CLI::App& app, model_options& options) {
   app.add_option("--precision", options.precision, "Arithmetic of activations: exact is float32 throughout")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->capture_default_str();
-  app.add_option("--kv", options.kv, "Storage of keys and values")
-      ->check(CLI::IsMember({"default", "f32", "f16", "bf16"}))
+  app.add_option("--kv", options.kv, "Storage of keys and values: f32, f16, bf16, q8_0, q4_0, or two as KEYS:VALUES")
+      ->check([](const std::string& text) -> std::string {
+        try {
+          if (text != "default") (void)blockattn::parse_kv_types(text);
+          return "";
+        } catch (const blockattn::argument_error& e) {
+          return e.what();
+        }
+      })
       ->capture_default_str();
   app.add_option("--cache-mb", options.cache_mb, "Most memory that cached blocks may take, in MiB; 0: no cache")
       ->check(CLI::Range(0, 1 << 24))

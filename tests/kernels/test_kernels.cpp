@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <random>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "blockattn/core/dtype_decode.hpp"
+#include "blockattn/core/kv.hpp"
 #include "blockattn/kernels/dispatch.hpp"
 #include "ref/reference.hpp"
 
@@ -80,6 +82,8 @@ void fill_weights(generator& g, dtype type, index_t values, std::byte* data) {
     }
   }
 }
+
+constexpr dtype kv_storage[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0};
 
 /// One weight by the definition of its type; for the types that only the reference decoder knows, by that, which tests/core holds to gguf-py.
 double weight_value(const weight_view& w, index_t row, index_t column) {
@@ -318,6 +322,45 @@ TEST_CASE("keys and values go to storage and back to nearest", "[kernels]") {
       }
 }
 
+TEST_CASE("quantised keys and values are the nearest that their scale allows, and read back as their type says", "[kernels]") {
+  generator g(16);
+  for (const isa level : levels())
+    for (const dtype type : {dtype::q8_0, dtype::q4_0})
+      for (const index_t n : {32, 64, 96, 256})
+        for (const float size : {0.0f, 1e-9f, 1e-3f, 1.0f, 1e4f}) {
+          INFO(name(level) << ' ' << name(type) << ' ' << n << " of size " << size);
+          buffer<float> x(n, 4);
+          buffer<std::byte> stored(row_bytes(type, n), 2);
+          buffer<float> back(n, 4);
+          for (index_t i = 0; i < n; ++i) x[i] = size * draw(g);
+          kernels_of(level).store_kv(type, x.data(), n, stored.data());
+          kernels_of(level).load_kv(type, stored.data(), n, back.data());
+          const weight_view view{type, stored.data(), 1, n};
+          for (index_t i = 0; i < n; ++i) {
+            double largest = 0;
+            for (index_t j = i / 32 * 32; j < i / 32 * 32 + 32; ++j) largest = std::max(largest, std::abs(static_cast<double>(x[j])));
+            const double step = largest / (type == dtype::q8_0 ? 127 : 8);
+            // The scale is rounded to half precision (a value of 1e-9 to nothing), and q4_0 has no +8: the value opposite to the extreme may be cut by a step.
+            REQUIRE(std::abs(x[i] - back[i]) <= (type == dtype::q8_0 ? 0.51 : 1.01) * step + largest / 1024 + 4e-6);
+            REQUIRE(back[i] == Approx(weight_value(view, 0, i)).margin(1e-12));
+          }
+        }
+}
+
+TEST_CASE("what a quantised type can't hold becomes finite", "[kernels]") {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const isa level : levels())
+    for (const dtype type : {dtype::q8_0, dtype::q4_0})
+      for (const float odd : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), 3e38f, -3e38f, 1e-45f}) {
+        buffer<float> x(64, 4), back(64, 4);
+        buffer<std::byte> stored(row_bytes(type, 64), 2);
+        for (index_t i = 0; i < 64; ++i) x[i] = i % 3 == 0 ? odd : 1.0f;
+        kernels_of(level).store_kv(type, x.data(), 64, stored.data());
+        kernels_of(level).load_kv(type, stored.data(), 64, back.data());
+        for (index_t i = 0; i < 64; ++i) REQUIRE(std::isfinite(back[i]));
+      }
+}
+
 namespace {
 
 struct attention_case {
@@ -325,22 +368,11 @@ struct attention_case {
   std::vector<index_t> runs;  ///< tokens of each cached run; the queries' own run comes last
   bool moved;                 ///< cached runs lie at local positions
   rope_pairing pairing;
-  dtype type;
+  kv_types types;
   index_t window = 0;
   float soft_cap = 0;
   index_t rotated = 0;  ///< 0: all
 };
-
-double stored_value(dtype type, const std::byte* data, index_t i) {
-  if (type == dtype::f32) {
-    float x;
-    std::memcpy(&x, data + 4 * i, 4);
-    return x;
-  }
-  std::uint16_t bits;
-  std::memcpy(&bits, data + 2 * i, 2);
-  return type == dtype::f16 ? blockattn_test::half_value(bits) : bf16_to_f32(bits);
-}
 
 /// Largest difference from the oracle over all rows of KV head 1, relative to the largest value.
 double attention_error(const kernel_table& k, arithmetic kind, const attention_case& c, generator& g) {
@@ -356,16 +388,16 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   for (std::size_t r = 0; r < runs.size(); ++r) {
     const index_t n = runs[r];
     const bool local = c.moved && r + 1 < runs.size();
-    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.type, n * c.head_dim), 2));
-    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.type, n * c.head_dim), 6));
+    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.types.keys, n * c.head_dim), 2));
+    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.types.values, n * c.head_dim), 6));
     std::byte* key_data = memory[memory.size() - 2]->data();
     std::byte* value_data = memory.back()->data();
     std::vector<float> raw(static_cast<std::size_t>(n * c.head_dim));
     for (float& x : raw) x = draw(g);
-    k.store_kv(c.type, raw.data(), n * c.head_dim, key_data);
+    k.store_kv(c.types.keys, raw.data(), n * c.head_dim, key_data);
     for (float& x : raw) x = draw(g);
-    k.store_kv(c.type, raw.data(), n * c.head_dim, value_data);
-    attention_segment segment{key_data, value_data, n, start, nullptr, nullptr, c.type};
+    k.store_kv(c.types.values, raw.data(), n * c.head_dim, value_data);
+    attention_segment segment{key_data, value_data, n, start, nullptr, nullptr, c.types.keys, c.types.values};
     if (local) {
       for (const bool cosine : {true, false}) {
         tables.emplace_back();
@@ -378,11 +410,13 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
       segment.sine = tables.back().data();
     }
     segments.push_back(segment);
+    const weight_view stored_keys{c.types.keys, key_data, n, c.head_dim};
+    const weight_view stored_values{c.types.values, value_data, n, c.head_dim};
     for (index_t t = 0; t < n; ++t) {
       std::vector<double> key, value;
       for (index_t d = 0; d < c.head_dim; ++d) {
-        key.push_back(stored_value(c.type, key_data, t * c.head_dim + d));
-        value.push_back(stored_value(c.type, value_data, t * c.head_dim + d));
+        key.push_back(weight_value(stored_keys, t, d));
+        value.push_back(weight_value(stored_values, t, d));
       }
       if (local) {
         std::vector<double> turned(key.begin(), key.begin() + static_cast<std::ptrdiff_t>(rotated));
@@ -398,7 +432,10 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   const index_t unread = c.window > 0 ? std::max<index_t>(start - c.tokens - c.window, 0) : 0;
   for (std::size_t i = 0; i < segments.size(); ++i)
     for (index_t t = 0; t < segments[i].tokens && segments[i].position + t < unread; ++t)
-      for (const std::size_t half : {2 * i, 2 * i + 1}) std::memset(memory[half]->data() + t * row_bytes(c.type, c.head_dim), 0xff, static_cast<std::size_t>(row_bytes(c.type, c.head_dim)));
+      for (const bool half : {false, true}) {
+        const index_t bytes = row_bytes(half ? c.types.values : c.types.keys, c.head_dim);
+        std::memset(memory[2 * i + (half ? 1 : 0)]->data() + t * bytes, 0xff, static_cast<std::size_t>(bytes));
+      }
   const index_t heads = c.kv_heads * c.group;
   buffer<float> queries(c.tokens * heads * c.head_dim, 4);
   buffer<float> out(c.tokens * heads * c.head_dim, 4);
@@ -442,6 +479,16 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   return error / size;
 }
 
+/// Each type for both, and pairs of types of different sizes.
+std::vector<kv_types> type_pairs() {
+  std::vector<kv_types> result;
+  for (const dtype type : kv_storage) result.emplace_back(type);
+  result.emplace_back(dtype::q8_0, dtype::q4_0);
+  result.emplace_back(dtype::q4_0, dtype::f16);
+  result.emplace_back(dtype::bf16, dtype::q8_0);
+  return result;
+}
+
 }  // namespace
 
 TEST_CASE("attention over many runs equals the oracle, keys moved by rotating queries", "[kernels]") {
@@ -450,12 +497,13 @@ TEST_CASE("attention over many runs equals the oracle, keys moved by rotating qu
   for (const isa level : levels()) {
     const kernel_table& k = kernels_of(level);
     for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
-      for (const dtype type : {dtype::f32, dtype::f16, dtype::bf16})
+      for (const kv_types types : type_pairs())
         for (const auto& runs : run_sets)
-          for (const index_t head_dim : {16, 64, 80, 256})
+          for (const index_t head_dim : {16, 64, 80, 96, 256})
             for (const index_t tokens : {1, 7, 70}) {
-              const attention_case c{head_dim, head_dim == 64 ? 3 : 1, 2, tokens, runs, true, tokens == 7 ? rope_pairing::halves : rope_pairing::adjacent, type};
-              INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << name(type) << " runs " << runs.size() << " Dh " << head_dim << " T " << tokens);
+              if (head_dim % block_values(types.keys) != 0 || head_dim % block_values(types.values) != 0) continue;
+              const attention_case c{head_dim, head_dim == 64 ? 3 : 1, 2, tokens, runs, true, tokens == 7 ? rope_pairing::halves : rope_pairing::adjacent, types};
+              INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << to_string(types) << " runs " << runs.size() << " Dh " << head_dim << " T " << tokens);
               const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
               CHECK(attention_error(k, kind, c, g) < (rounds ? 2e-2 : 1e-5));
             }
@@ -468,14 +516,14 @@ TEST_CASE("a window decides by position across runs, scores are capped, and part
   for (const isa level : levels()) {
     const kernel_table& k = kernels_of(level);
     for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
-      for (const dtype type : {dtype::f32, dtype::bf16})
+      for (const kv_types types : {kv_types(dtype::f32), kv_types(dtype::bf16), kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0)})
         for (const auto& runs : run_sets)
           for (const index_t window : {1, 2, 37, 64, 100})
             for (const index_t tokens : {1, 2, 70}) {
               const index_t head_dim = window == 37 ? 256 : (window == 2 ? 96 : 64);
               const rope_pairing pairing = tokens == 2 ? rope_pairing::adjacent : rope_pairing::halves;
-              const attention_case c{head_dim, window == 64 ? 3 : 1, 2, tokens, runs, true, pairing, type, window, window == 2 ? 3.0F : 0.0F, window == 100 ? 24 : 0};
-              INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << name(type) << " runs " << runs.size() << " window " << window << " T " << tokens);
+              const attention_case c{head_dim, window == 64 ? 3 : 1, 2, tokens, runs, true, pairing, types, window, window == 2 ? 3.0F : 0.0F, window == 100 ? 24 : 0};
+              INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << to_string(types) << " runs " << runs.size() << " window " << window << " T " << tokens);
               const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
               CHECK(attention_error(k, kind, c, g) < (rounds ? 2e-2 : 1e-5));
             }

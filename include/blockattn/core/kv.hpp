@@ -1,14 +1,22 @@
 // Keys and values of a run of tokens, the one thing that the model and the cache share.
 //
-// A kv_block is one contiguous piece of memory, which is also its form in a file:
-//   for each layer: keys [Hkv, T, Dh], then values [Hkv, T, Dh], row-major, little-endian, no padding.
-// Keys are rotated (RoPE) at the local positions 0..T-1 of the run. A block never changes once it is published:
-// a reader that places it at offset o in a prompt rotates its queries by o instead (see kernels/attention.hpp).
+// A kv_block is one contiguous piece of memory, which is also its form in a file, little-endian, no padding:
+//   for each layer: keys [Hkv, T] rows of key_row_bytes(), then values [Hkv, T] rows of value_row_bytes().
+// A row is the Dh channels of one token and head in the type of keys or of values: numbers one by one (f32, f16, bf16), or blocks of 32 channels as in GGUF
+//   q8_0  half-precision scale d, 32 int8 q                       value = d * q
+//   q4_0  half-precision scale d, 16 bytes of nibbles q           value = d * (q - 8); channel i < 16 in the low nibble of byte i, channel 16 + i in its high one
+// so a row has row_bytes(type, Dh) bytes, quantised types need Dh % 32 == 0, and every row starts at a multiple of 2 bytes from data(), which itself is aligned to 64.
+// All of it follows from kv_layout and T: offsets of layer l, head h, token t are those of kv_block::layer().
+// Keys are rotated (RoPE) at the local positions 0..T-1 of the run, then stored. A block never changes once it is published:
+// a reader that places it at offset o in a prompt rotates its queries by o instead (see kernels/generic/attention.inl.hpp).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <new>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "blockattn/core/dtype.hpp"
@@ -17,27 +25,75 @@
 
 namespace blockattn::inline v0 {
 
-/// What one token's keys and values look like in a model. `type` is f32, f16 or bf16.
+/// Types that keys and values may be stored in, in the order of their size.
+inline constexpr std::array kv_dtypes = {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0};
+
+/// How keys and how values are stored.
+struct kv_types {
+  dtype keys = dtype::bf16;
+  dtype values = dtype::bf16;
+
+  constexpr kv_types() = default;
+  constexpr kv_types(dtype both) : keys(both), values(both) {}  // NOLINT(google-explicit-constructor): one type stands for both
+  constexpr kv_types(dtype of_keys, dtype of_values) : keys(of_keys), values(of_values) {}
+  friend constexpr bool operator==(const kv_types&, const kv_types&) = default;
+};
+
+/// "q8_0", or "q8_0:q4_0" if keys and values differ.
+[[nodiscard]] inline std::string to_string(const kv_types& types) {
+  return types.keys == types.values ? name(types.keys) : std::string(name(types.keys)) + ':' + name(types.values);
+}
+
+/// The types that `text` names: TYPE for both, or KEYS:VALUES. Throws argument_error.
+[[nodiscard]] inline kv_types parse_kv_types(std::string_view text) {
+  const auto one = [&](std::string_view part) {
+    for (const dtype type : kv_dtypes)
+      if (part == name(type)) return type;
+    throw argument_error(cat("[kv] type '", text, "' of keys and values; allowed: f32, f16, bf16, q8_0, q4_0, or two of them as KEYS:VALUES"));
+  };
+  const auto colon = text.find(':');
+  if (colon == std::string_view::npos) return one(text);
+  return {one(text.substr(0, colon)), one(text.substr(colon + 1))};
+}
+
+/// What one token's keys and values look like in a model.
 struct kv_layout {
   index_t layers = 0;
   index_t kv_heads = 0;
   index_t head_dim = 0;
-  dtype type = dtype::bf16;
+  kv_types types;
 
+  /// Bytes of one token's key, and value, in one head of one layer.
+  [[nodiscard]] constexpr index_t key_row_bytes() const { return row_bytes(types.keys, head_dim); }
+  [[nodiscard]] constexpr index_t value_row_bytes() const { return row_bytes(types.values, head_dim); }
+  /// Bytes of the keys, and of the values, of `tokens` tokens in one layer.
+  [[nodiscard]] constexpr index_t key_bytes(index_t tokens) const { return kv_heads * tokens * key_row_bytes(); }
+  [[nodiscard]] constexpr index_t value_bytes(index_t tokens) const { return kv_heads * tokens * value_row_bytes(); }
   /// Bytes of one token over all layers, keys and values.
-  [[nodiscard]] constexpr index_t token_bytes() const {
-    return 2 * layers * kv_heads * row_bytes(type, head_dim);
-  }
+  [[nodiscard]] constexpr index_t token_bytes() const { return layers * (key_bytes(1) + value_bytes(1)); }
   friend constexpr bool operator==(const kv_layout&, const kv_layout&) = default;
 };
 
-/// Keys and values of one layer of a run, not owned. Head h, token t starts at data + (h * head_stride + t) * row_bytes(type, Dh).
+/// `layout` itself. Throws argument_error if its types can't be stored, or not with heads of its size.
+[[nodiscard]] inline const kv_layout& checked(const kv_layout& layout) {
+  for (const dtype type : {layout.types.keys, layout.types.values}) {
+    bool known = false;
+    for (const dtype allowed : kv_dtypes) known = known || type == allowed;
+    if (!known) throw argument_error(cat("[kv] keys or values of type ", name(type), "; allowed: f32, f16, bf16, q8_0, q4_0"));
+    if (layout.head_dim % block_values(type) != 0)
+      throw argument_error(cat("[kv] keys or values of type ", name(type), " with heads of ", layout.head_dim, " channels; allowed: heads of a multiple of ",
+                               block_values(type), ". Take f16 or bf16 for this model."));
+  }
+  return layout;
+}
+
+/// Keys and values of one layer of a run, not owned. Head h, token t starts at keys + (h * head_stride + t) * row_bytes(types.keys, Dh), values alike.
 struct kv_view {
   const std::byte* keys = nullptr;    ///< [Hkv, T, Dh]
   const std::byte* values = nullptr;  ///< [Hkv, T, Dh]
   index_t tokens = 0;                 ///< T: tokens that may be read
   index_t head_stride = 0;            ///< tokens between two heads, >= T
-  dtype type = dtype::f32;
+  kv_types types;
 };
 
 /// Owns (or keeps alive) the keys and values of `tokens` tokens. Immutable once shared as shared_ptr<const kv_block>.
@@ -59,9 +115,9 @@ class kv_block {
 
   /// Keys and values of layer `l`.
   [[nodiscard]] kv_view layer(index_t l) const {
-    const index_t half = layout_.kv_heads * tokens_ * row_bytes(layout_.type, layout_.head_dim);
-    const std::byte* keys = data_.get() + 2 * l * half;
-    return {keys, keys + half, tokens_, tokens_, layout_.type};
+    const index_t keys_size = layout_.key_bytes(tokens_);
+    const std::byte* keys = data_.get() + l * (keys_size + layout_.value_bytes(tokens_));
+    return {keys, keys + keys_size, tokens_, tokens_, layout_.types};
   }
 
  private:

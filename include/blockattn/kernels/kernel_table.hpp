@@ -26,13 +26,14 @@ enum class rope_pairing : std::uint8_t {
 
 /// One run of cached tokens as one KV head of one layer sees it.
 struct attention_segment {
-  const std::byte* keys = nullptr;    ///< [T, Dh] of `type`, contiguous
-  const std::byte* values = nullptr;  ///< [T, Dh] of `type`, contiguous
+  const std::byte* keys = nullptr;    ///< [T, Dh] of `key_type`, contiguous
+  const std::byte* values = nullptr;  ///< [T, Dh] of `value_type`, contiguous
   index_t tokens = 0;                 ///< T
   index_t position = 0;               ///< position in the prompt of the first token
   const float* cosine = nullptr;      ///< [pairs] of the angles that the keys' rotation lacks; nullptr if it lacks none
   const float* sine = nullptr;        ///< [pairs]
-  dtype type = dtype::f32;            ///< f32, f16 or bf16
+  dtype key_type = dtype::f32;        ///< f32, f16, bf16, q8_0 or q4_0; quantised types need Dh % 32 == 0
+  dtype value_type = dtype::f32;      ///< the same
 };
 
 /// Rows [row_begin, row_end) of one KV head's attention. Row r is query token r / group with head kv_head * group + r % group.
@@ -91,7 +92,8 @@ struct kernel_table {
   void (*silu_multiply)(float* gate, const float* up, index_t n) = nullptr;
   /// Rotates `heads` heads of one token in place: x [heads, Dh], cosine and sine [Dh/2].
   void (*rotate)(rope_pairing, float* x, index_t heads, index_t head_dim, const float* cosine, const float* sine) = nullptr;
-  /// float32 -> KV storage (f32, f16, bf16), and back, n values.
+  /// float32 -> KV storage (f32, f16, bf16, q8_0, q4_0; core/kv.hpp), and back, n values, whole blocks of the type. What a quantised type can't
+  /// hold (infinities, NaN) is stored as some finite number.
   void (*store_kv)(dtype, const float* x, index_t n, std::byte* out) = nullptr;
   void (*load_kv)(dtype, const std::byte* in, index_t n, float* x) = nullptr;
 

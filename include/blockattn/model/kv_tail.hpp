@@ -28,10 +28,11 @@ class kv_tail {
     if (tokens_ + more <= capacity()) return;
     const index_t wanted = std::max(tokens_ + more, 2 * capacity());
     auto grown = std::make_shared<kv_block>(layout_, wanted);
-    const index_t row = row_bytes(layout_.type, layout_.head_dim);
-    const index_t runs = 2 * layout_.layers * layout_.kv_heads;  // keys and values of each layer and head
-    for (index_t i = 0; i < runs; ++i)
-      std::copy_n(block_->data() + i * capacity() * row, tokens_ * row, grown->data() + i * wanted * row);
+    for (index_t l = 0; l < layout_.layers; ++l)
+      for (index_t h = 0; h < layout_.kv_heads; ++h) {
+        std::copy_n(key(l, h, 0), tokens_ * layout_.key_row_bytes(), key_in(*grown, l, h, 0));
+        std::copy_n(value(l, h, 0), tokens_ * layout_.value_row_bytes(), value_in(*grown, l, h, 0));
+      }
     block_ = std::move(grown);
   }
 
@@ -51,15 +52,15 @@ class kv_tail {
   }
 
   /// Where key (or value) head `head` of layer `l` keeps token `t`.
-  [[nodiscard]] std::byte* key(index_t l, index_t head, index_t t) { return at(2 * l, head, t); }
-  [[nodiscard]] std::byte* value(index_t l, index_t head, index_t t) { return at(2 * l + 1, head, t); }
+  [[nodiscard]] std::byte* key(index_t l, index_t head, index_t t) { return key_in(*block_, l, head, t); }
+  [[nodiscard]] std::byte* value(index_t l, index_t head, index_t t) { return value_in(*block_, l, head, t); }
 
   /// The tail as attention reads it in layer `l`: one segment a piece.
   void append_segments(index_t l, std::vector<kv_segment>& segments) const {
     for (const piece& p : pieces_) {
       const kv_view whole = block_->layer(l);
-      const index_t begin = p.first * row_bytes(layout_.type, layout_.head_dim);
-      segments.push_back({{whole.keys + begin, whole.values + begin, p.count, capacity(), layout_.type}, 0, p.position});
+      segments.push_back({{whole.keys + p.first * layout_.key_row_bytes(), whole.values + p.first * layout_.value_row_bytes(), p.count, capacity(), layout_.types},
+                          0, p.position});
     }
   }
 
@@ -76,8 +77,15 @@ class kv_tail {
     index_t first, count, position;
   };
 
-  [[nodiscard]] std::byte* at(index_t half, index_t head, index_t t) {
-    return block_->data() + ((half * layout_.kv_heads + head) * capacity() + t) * row_bytes(layout_.type, layout_.head_dim);
+  [[nodiscard]] static std::byte* layer_in(kv_block& block, index_t l) {
+    const kv_layout& layout = block.layout();
+    return block.data() + l * (layout.key_bytes(block.tokens()) + layout.value_bytes(block.tokens()));
+  }
+  [[nodiscard]] static std::byte* key_in(kv_block& block, index_t l, index_t head, index_t t) {
+    return layer_in(block, l) + (head * block.tokens() + t) * block.layout().key_row_bytes();
+  }
+  [[nodiscard]] static std::byte* value_in(kv_block& block, index_t l, index_t head, index_t t) {
+    return layer_in(block, l) + block.layout().key_bytes(block.tokens()) + (head * block.tokens() + t) * block.layout().value_row_bytes();
   }
 
   kv_layout layout_;

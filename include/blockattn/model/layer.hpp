@@ -109,8 +109,8 @@ class layer {
       rotate_heads(*rope_, key, c.kv_heads, run.angles->cosine_of(t), run.angles->sine_of(t), k);
     }
     for (index_t h = 0; h < c.kv_heads; ++h) {
-      k.store_kv(tail.layout().type, key + h * c.head_dim, c.head_dim, tail.key(number_, h, run.tail_first + t));
-      k.store_kv(tail.layout().type, value + h * c.head_dim, c.head_dim, tail.value(number_, h, run.tail_first + t));
+      k.store_kv(tail.layout().types.keys, key + h * c.head_dim, c.head_dim, tail.key(number_, h, run.tail_first + t));
+      k.store_kv(tail.layout().types.values, value + h * c.head_dim, c.head_dim, tail.value(number_, h, run.tail_first + t));
     }
   }
 

@@ -38,7 +38,7 @@ struct adapter_file {
 
 struct load_options {
   precision compute = precision::fast;
-  std::optional<dtype> kv = {};  ///< type of cached keys and values: f32, f16 or bf16; by default f32 for exact, bf16 for fast
+  std::optional<kv_types> kv = {};  ///< types of cached keys and values: f32, f16, bf16, q8_0, q4_0; by default f32 for exact, bf16 for fast
   log_sink log = {};        ///< warnings of the model and of what uses it
   std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
   index_t context = 0;  ///< tokens of the longest prompt and answer wanted, 0: what the file says; matters where RoPE changes with it (longrope)
@@ -134,9 +134,7 @@ class model {
         : base(std::move(from)), options(given), decode(make_decoder(base->file, given)) {
       compute = {&blockattn::kernels(), options.compute == precision::exact ? arithmetic::f32 : arithmetic::fast};
       const model_config& c = decode->config();
-      layout = {c.layers, c.kv_heads, c.head_dim, options.kv.value_or(options.compute == precision::exact ? dtype::f32 : dtype::bf16)};
-      if (layout.type != dtype::f32 && layout.type != dtype::f16 && layout.type != dtype::bf16)
-        throw argument_error(cat("[model] keys and values of type ", name(layout.type), "; supported: f32, f16, bf16"));
+      layout = checked({c.layers, c.kv_heads, c.head_dim, options.kv.value_or(options.compute == precision::exact ? dtype::f32 : dtype::bf16)});
       if (base->vocabulary.vocab_size() != c.vocabulary)
         throw format_error(cat("[model] ", base->file.path(), ": the vocabulary has ", base->vocabulary.vocab_size(), " tokens, the embedding ", c.vocabulary,
                                " rows. The file is inconsistent; convert the model again."));
@@ -144,7 +142,7 @@ class model {
 
     [[nodiscard]] fingerprint128 make_fingerprint() const {
       const model_config& c = decode->config();
-      fingerprint128 result = hash_text(cat("blockattn.model2 ", describe(c), ' ', name(layout.type), ' ', static_cast<int>(compute.kind), ' ', name(compute.kernels->level)));
+      fingerprint128 result = hash_text(cat("blockattn.model3 ", describe(c), ' ', to_string(layout.types), ' ', static_cast<int>(compute.kind), ' ', name(compute.kernels->level)));
       result = combine(result, base->weights());
       for (const applied_adapter& a : adapters)
         result = combine(result, combine(hash_text(cat(std::hexfloat, a.scale)), hash_tensors(a.adapter->file())));

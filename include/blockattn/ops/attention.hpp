@@ -47,8 +47,9 @@ inline void attend(const float* queries, index_t tokens, index_t position, const
     for (std::size_t i = 0; i < segments.size(); ++i) {
       const kv_view& kv = segments[i].kv;
       if (rule.window > 0 && segments[i].position + kv.tokens <= position - rule.window + 1) continue;  // before the first query's window
-      const index_t begin = head * kv.head_stride * row_bytes(kv.type, shape.head_dim);
-      seen.push_back({kv.keys + begin, kv.values + begin, kv.tokens, segments[i].position, rotations[i].cosine, rotations[i].sine, kv.type});
+      const index_t before = head * kv.head_stride;
+      seen.push_back({kv.keys + before * row_bytes(kv.types.keys, shape.head_dim), kv.values + before * row_bytes(kv.types.values, shape.head_dim), kv.tokens,
+                      segments[i].position, rotations[i].cosine, rotations[i].sine, kv.types.keys, kv.types.values});
     }
     attention_args args;
     args.queries = queries;

@@ -73,16 +73,17 @@ template <class SpecOf>
   const kv_layout& layout = block.layout();
   auto copy = std::make_shared<kv_block>(layout, block.tokens());
   const index_t rows = layout.kv_heads * block.tokens();
-  const index_t values = rows * layout.head_dim;
-  const index_t half = row_bytes(layout.type, values);
+  const index_t channels = rows * layout.head_dim;
+  const index_t keys_size = layout.key_bytes(block.tokens());
+  const index_t values_size = layout.value_bytes(block.tokens());
   parallel_tasks(layout.layers, [&](index_t l) {
-    std::vector<float> keys(static_cast<std::size_t>(values));
-    const std::byte* from = block.data() + 2 * l * half;
-    std::byte* to = copy->data() + 2 * l * half;
-    kernels.load_kv(layout.type, from, values, keys.data());
+    std::vector<float> keys(static_cast<std::size_t>(channels));
+    const std::byte* from = block.data() + l * (keys_size + values_size);
+    std::byte* to = copy->data() + l * (keys_size + values_size);
+    kernels.load_kv(layout.types.keys, from, channels, keys.data());
     if (const rope_spec* spec = spec_of(l)) rotate_rows_by(keys.data(), rows, *spec, offset);
-    kernels.store_kv(layout.type, keys.data(), values, to);
-    std::copy_n(from + half, half, to + half);
+    kernels.store_kv(layout.types.keys, keys.data(), channels, to);
+    std::copy_n(from + keys_size, values_size, to + keys_size);
   });
   return copy;
 }

@@ -100,37 +100,29 @@ inline void rotate_rows(const attention_args& a, const attention_segment& s, con
 /// Keys of one tile as [n][Dh units]; returned where they lie if they are stored so.
 template <bool Bf16>
 inline const std::byte* tile_keys(const attention_args& a, const attention_segment& s, index_t first, index_t n, std::byte* scratch) {
-  const index_t bytes = row_bytes(s.type, a.head_dim);
+  const index_t bytes = row_bytes(s.key_type, a.head_dim);
   const std::byte* from = s.keys + first * bytes;
-  if (s.type == (Bf16 ? dtype::bf16 : dtype::f32)) return from;
-  for (index_t i = 0; i < n * a.head_dim; i += lanes) {
-    vf x;
-    if (s.type == dtype::f32)
-      x = load_as<vf>(from + 4 * i);
-    else
-      x = s.type == dtype::f16 ? load_f16(reinterpret_cast<const std::uint16_t*>(from) + i) : load_bf16(reinterpret_cast<const std::uint16_t*>(from) + i);
-    if constexpr (Bf16)
-      store_bf16(reinterpret_cast<std::uint16_t*>(scratch) + i, x);
-    else
-      store_as(scratch + 4 * i, x);
-  }
+  if (s.key_type == (Bf16 ? dtype::bf16 : dtype::f32)) return from;
+  for (index_t t = 0; t < n; ++t)
+    for (index_t d = 0; d < a.head_dim; d += lanes) {
+      const vf x = load_channels(s.key_type, from + t * bytes, d);
+      if constexpr (Bf16)
+        store_bf16(reinterpret_cast<std::uint16_t*>(scratch) + t * a.head_dim + d, x);
+      else
+        store_as(scratch + 4 * (t * a.head_dim + d), x);
+    }
   return scratch;
-}
-
-BLOCKATTN_INLINE vf load_value(dtype type, const std::byte* from, index_t i) {
-  if (type == dtype::f32) return load_as<vf>(from + 4 * i);
-  const auto* halves = reinterpret_cast<const std::uint16_t*>(from) + i;
-  return type == dtype::f16 ? load_f16(halves) : load_bf16(halves);
 }
 
 /// Values of one tile as [units][Dh]: a unit is one value, or the values of two neighbouring tokens.
 template <bool Bf16>
 inline const std::byte* tile_values(const attention_args& a, const attention_segment& s, index_t first, index_t n, std::byte* scratch) {
-  const index_t bytes = row_bytes(s.type, a.head_dim);
+  const index_t bytes = row_bytes(s.value_type, a.head_dim);
   const std::byte* from = s.values + first * bytes;
-  if (!Bf16 && s.type == dtype::f32) return from;
+  if (!Bf16 && s.value_type == dtype::f32) return from;
   if constexpr (!Bf16) {
-    for (index_t i = 0; i < n * a.head_dim; i += lanes) store_as(scratch + 4 * i, load_value(s.type, from, i));
+    for (index_t t = 0; t < n; ++t)
+      for (index_t d = 0; d < a.head_dim; d += lanes) store_as(scratch + 4 * (t * a.head_dim + d), load_channels(s.value_type, from + t * bytes, d));
     return scratch;
   }
   alignas(64) std::uint16_t rounded[2 * lanes];
@@ -138,14 +130,14 @@ inline const std::byte* tile_values(const attention_args& a, const attention_seg
     for (index_t d = 0; d < a.head_dim; d += lanes) {
       vu even;
       vu odd = vu{};
-      if (s.type == dtype::bf16) {
+      if (s.value_type == dtype::bf16) {
         even = widen_halves(reinterpret_cast<const std::uint16_t*>(from + t * bytes) + d);
         if (t + 1 < n) odd = widen_halves(reinterpret_cast<const std::uint16_t*>(from + (t + 1) * bytes) + d);
       } else {
-        store_bf16(rounded, load_value(s.type, from + t * bytes, d));
+        store_bf16(rounded, load_channels(s.value_type, from + t * bytes, d));
         even = widen_halves(rounded);
         if (t + 1 < n) {
-          store_bf16(rounded, load_value(s.type, from + (t + 1) * bytes, d));
+          store_bf16(rounded, load_channels(s.value_type, from + (t + 1) * bytes, d));
           odd = widen_halves(rounded);
         }
       }

@@ -7,14 +7,6 @@
 inline constexpr index_t few_rows = panel_width / 4 > 4 ? panel_width / 4 : 4;
 inline constexpr int few_group = 4;
 
-BLOCKATTN_INLINE float largest_lane(vf v) {
-  float x[lanes];
-  store(x, v);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
-  return x[0];
-}
-
 /// Pieces of the caller's scratch for one group of rows.
 struct few_scratch {
   float* rows;            // [Rows][Dh] queries, scaled, rotated at their positions
@@ -58,7 +50,7 @@ BLOCKATTN_INLINE void few_products(const attention_args& a, const attention_segm
                                    const few_scratch& x, vf (&sum)[Rows]) {
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) sum[r] = splat(0);
-  if (Bf16 && s.type == dtype::bf16 && a.head_dim % (2 * lanes) == 0) {
+  if (Bf16 && s.key_type == dtype::bf16 && a.head_dim % (2 * lanes) == 0) {
     for (index_t d = 0; d < a.head_dim; d += 2 * lanes) {
       const vi k = load_as<vi>(key + 2 * d);
 #pragma GCC unroll 4
@@ -67,7 +59,7 @@ BLOCKATTN_INLINE void few_products(const attention_args& a, const attention_segm
     return;
   }
   for (index_t d = 0; d < a.head_dim; d += lanes) {
-    const vf k = load_value(s.type, key, d);
+    const vf k = load_channels(s.key_type, key, d);
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) sum[r] = multiply_add(k, load(x.turned + r * a.head_dim + d), sum[r]);
   }
@@ -83,7 +75,7 @@ struct few_range {
 template <int Rows, bool Bf16>
 inline void few_scores(const attention_args& a, const attention_segment& s, index_t first, index_t skip, index_t n,
                        const few_range (&visible)[Rows], const few_scratch& x) {
-  const index_t bytes = row_bytes(s.type, a.head_dim);
+  const index_t bytes = row_bytes(s.key_type, a.head_dim);
   for (index_t t = skip / lanes * lanes; t < n; t += lanes) {
     vi partial[Rows][lanes];
     for (int j = 0; j < lanes; ++j) {
@@ -139,7 +131,7 @@ inline void few_soften(index_t skip, index_t n, index_t head_dim, float (&maximu
 template <int Rows, int Vectors>
 BLOCKATTN_INLINE void few_values(const attention_args& a, const attention_segment& s, index_t first, index_t skip, index_t n,
                                  index_t d, const few_scratch& x) {
-  const index_t bytes = row_bytes(s.type, a.head_dim);
+  const index_t bytes = row_bytes(s.value_type, a.head_dim);
   const std::byte* value = s.values + (first + skip) * bytes;
   vf sum[Rows][Vectors];
 #pragma GCC unroll 4
@@ -149,7 +141,7 @@ BLOCKATTN_INLINE void few_values(const attention_args& a, const attention_segmen
   for (index_t t = skip; t < n; ++t, value += bytes) {
     vf loaded[Vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) loaded[v] = load_value(s.type, value, d + v * lanes);
+    for (int v = 0; v < Vectors; ++v) loaded[v] = load_channels(s.value_type, value, d + v * lanes);
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       const vf weight = splat(x.scores[r * key_tile + t]);

@@ -1,4 +1,4 @@
-// Norm, activation, rotation and KV storage. Included inside the namespace of each level.
+// Norm, activation and rotation. Included inside the namespace of each level.
 
 inline void rms_norm(const float* x, const float* weight, index_t columns, float epsilon, float* y) {
   vf squares = splat(0);
@@ -39,26 +39,4 @@ inline void rotate(rope_pairing pairing, float* x, index_t heads, index_t head_d
       }
     }
   }
-}
-
-inline void store_kv(dtype type, const float* x, index_t n, std::byte* out) {
-  if (type == dtype::f32) {
-    __builtin_memcpy(out, x, static_cast<std::size_t>(n) * sizeof(float));
-    return;
-  }
-  auto* halves = reinterpret_cast<std::uint16_t*>(out);
-  index_t i = 0;
-  for (; i + lanes <= n; i += lanes) type == dtype::f16 ? store_f16(halves + i, load(x + i)) : store_bf16(halves + i, load(x + i));
-  for (; i < n; ++i) halves[i] = type == dtype::f16 ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);
-}
-
-inline void load_kv(dtype type, const std::byte* in, index_t n, float* x) {
-  if (type == dtype::f32) {
-    __builtin_memcpy(x, in, static_cast<std::size_t>(n) * sizeof(float));
-    return;
-  }
-  const auto* halves = reinterpret_cast<const std::uint16_t*>(in);
-  index_t i = 0;
-  for (; i + lanes <= n; i += lanes) store(x + i, type == dtype::f16 ? load_f16(halves + i) : load_bf16(halves + i));
-  for (; i < n; ++i) x[i] = type == dtype::f16 ? f16_to_f32(halves[i]) : bf16_to_f32(halves[i]);
 }

@@ -38,6 +38,20 @@ BLOCKATTN_INLINE float sum_lanes(vf v) {
   return x[0];
 }
 
+/// Largest lane.
+BLOCKATTN_INLINE float largest_lane(vf v) {
+  float x[lanes];
+  store(x, v);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+  return x[0];
+}
+
+BLOCKATTN_INLINE vf absolute(vf x) { return reinterpret_cast<vf>(reinterpret_cast<vi>(x) & splat_bits(0x7fffffffU)); }
+
+/// To the nearest integer, ties to even, for magnitudes up to 2^22.
+BLOCKATTN_INLINE vi to_nearest(vf x) { return reinterpret_cast<vi>(x + splat(12582912.0f)) - splat_bits(0x4b400000U); }
+
 /// exp(x), relative error below 3e-7 on [-87, 88]; smaller arguments give 0, larger ones the value at 88.
 BLOCKATTN_INLINE vf exponential(vf x) {
   const vf bounded = smaller(larger(x, splat(-87.3f)), splat(88.0f));
