@@ -4,9 +4,11 @@
 #include <oneapi/tbb/task_arena.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "blockattn/generate/session.hpp"
@@ -199,4 +201,100 @@ TEST_CASE("a cancelled or failed prefill leaves session and cache as they were",
   session fresh(loaded(precision::fast), cache);
   (void)fresh.logits_of_ids({blocks[0]});
   CHECK(same_bits(fresh.logits_of_ids({blocks[1], blocks[2]}), s.logits_of_ids({blocks[1], blocks[2]})));
+}
+
+TEST_CASE("blocks encoded together have the bits that each has alone", "[model][laws]") {
+  const block_ids blocks = some_blocks({100, 1, 3, forward_chunk + 5, 24}, 11);
+  const index_t tokens = 100 + 1 + 3 + forward_chunk + 5 + 24;
+  const model& m = loaded(precision::fast);
+  const std::vector<std::span<const token_id>> all(blocks.begin(), blocks.end());
+  std::vector<std::size_t> order;
+  std::int64_t seen = 0;
+  forward_control control;
+  control.progress = [&](std::int64_t done, std::int64_t total) {
+    CHECK(done >= seen);
+    CHECK(total == tokens);
+    seen = done;
+    return true;
+  };
+  const auto compare = [&](std::size_t i, const std::shared_ptr<const kv_block>& block) {
+    order.push_back(i);
+    const auto alone = m.encode(blocks[i]);
+    REQUIRE(block->tokens() == static_cast<index_t>(blocks[i].size()));
+    CHECK(std::memcmp(block->data(), alone->data(), static_cast<std::size_t>(block->bytes())) == 0);
+  };
+  m.encode(all, compare, control);
+  CHECK(order == std::vector<std::size_t>{0, 1, 2, 3, 4});
+  CHECK(seen == tokens);
+}
+
+TEST_CASE("runs side by side give what each gives alone", "[model][laws]") {
+  const block_ids blocks = some_blocks({40, 9, 25, 70}, 12);
+  for (const precision p : both) {
+    const model& m = loaded(p);
+    const std::vector<placed_block> context = {{m.encode(blocks[0]), 3, false}};
+    const auto run = [&](const std::vector<int>& which) {
+      std::vector<kv_tail> tails(3, kv_tail(m.kv()));
+      const forward_request requests[] = {{blocks[1], 50, context, hidden_rows::all}, {blocks[2], 0, {}, hidden_rows::last}, {blocks[3], 43, context, hidden_rows::none}};
+      std::vector<forward_run> runs;
+      for (const int i : which) {
+        tails[static_cast<std::size_t>(i)] = kv_tail(m.kv());
+        runs.push_back({requests[i], &tails[static_cast<std::size_t>(i)]});
+      }
+      const auto hidden = m.forward(runs);
+      CHECK(tails[static_cast<std::size_t>(which[0])].tokens() == static_cast<index_t>(requests[which[0]].ids.size()));
+      return hidden;
+    };
+    const auto together = run({0, 1, 2});
+    CHECK(together[0].rows() == 9);
+    CHECK(together[1].rows() == 1);
+    CHECK(together[2].rows() == 0);
+    CHECK(together[0] == run({0})[0]);
+    CHECK(together[1] == run({1})[0]);
+    kv_tail tail(m.kv());
+    const matrix single = m.forward({blocks[2], 0, {}, hidden_rows::last}, tail);
+    CHECK((single - together[1]).cwiseAbs().maxCoeff() < 0.05f * single.cwiseAbs().maxCoeff());
+  }
+}
+
+TEST_CASE("RoPE may place tokens at any real positions", "[model][laws]") {
+  const model& m = loaded(precision::exact);
+  const block_ids blocks = some_blocks({30, 20}, 13);
+  const std::vector<placed_block> context = {{m.encode(blocks[0]), 0, false}};
+  const auto logits = [&](double shift, const std::vector<placed_block>& placed) {
+    std::vector<double> rotations;
+    for (int t = 0; t < 20; ++t) rotations.push_back(shift + 30 + t);
+    kv_tail tail(m.kv());
+    return m.logits(m.forward({blocks[1], 30, placed, hidden_rows::last, rotations}, tail));
+  };
+  kv_tail tail(m.kv());
+  const auto plain = m.logits(m.forward({blocks[1], 30, context, hidden_rows::last}, tail));
+  CHECK(same_bits(plain, logits(0, context)));
+  // Scores depend on distances alone: everything moved by the same amount changes nothing but rounding.
+  std::vector<placed_block> moved = context;
+  moved[0].rotation = 7.25;
+  CHECK(difference(plain, logits(7.25, moved)) < 1e-4);
+  CHECK(difference(plain, logits(7.25, context)) > 1e-4);
+  kv_tail other(m.kv());
+  const std::vector<double> few(19);
+  CHECK_THROWS_AS(m.forward({blocks[1], 30, context, hidden_rows::last, few}, other), argument_error);
+  const std::vector<double> beyond(20, 1e9);
+  CHECK_THROWS_AS(m.forward({blocks[1], 30, context, hidden_rows::last, beyond}, other), context_error);
+}
+
+TEST_CASE("runs that fail leave their tails as they were", "[model][laws]") {
+  const model& m = loaded(precision::fast);
+  const block_ids good = some_blocks({700, 20}, 14);
+  std::vector<kv_tail> tails(2, kv_tail(m.kv()));
+  const std::vector<token_id> bad = {5, 1 << 30};
+  const std::array unknown = {forward_run{{good[1], 0, {}, hidden_rows::none}, &tails[0]}, forward_run{{bad, 0, {}, hidden_rows::none}, &tails[1]}};
+  CHECK_THROWS_AS(m.forward(unknown), argument_error);
+  CHECK(tails[0].tokens() == 0);
+  const std::array runs = {forward_run{{good[0], 0, {}, hidden_rows::none}, &tails[0]}, forward_run{{good[1], 0, {}, hidden_rows::none}, &tails[1]}};
+  int calls = 0;
+  forward_control control;
+  control.cancelled = [&] { return ++calls > 40; };  // in the second batch
+  CHECK_THROWS_AS(m.forward(runs, control), cancelled_error);
+  CHECK(tails[0].tokens() == 0);
+  CHECK(tails[1].tokens() == 0);
 }

@@ -1,18 +1,15 @@
 // A conversation over blocks: prefill with reuse, then token by token. Joins model and cache, which never see each other.
 //
 // One turn: the blocks are tokenised each on its own; the plan says which are reusable; these are looked up by content, the missing ones are encoded
-// (one task each) and published for everyone; then the rest of the prompt runs over all of it, and tokens are generated. A later turn goes on after the
+// together and published for everyone; then the rest of the prompt runs over all of it, and tokens are generated. A later turn goes on after the
 // earlier ones, whose keys and values stay in the session; its own blocks are placed behind them.
 // A hit and a miss take the same path from the encoded block on, so the cache changes time, never text.
 #pragma once
-
-#include <oneapi/tbb/task_arena.h>
 
 #include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -255,16 +252,15 @@ class session {
 
   void encode_all(std::span<const std::vector<token_id>> blocks, const std::vector<std::size_t>& own, const forward_control& control, index_t done,
                   index_t total, std::vector<block_cache::reservation>& reservations) {
-    std::mutex reporting;
-    const auto encode_one = [&](index_t i) {
-      const std::size_t at = own[static_cast<std::size_t>(i)];
-      reservations[at].publish(model_.encode(blocks[at], {{}, control.cancelled}));
-      const std::lock_guard lock(reporting);  // so that progress only grows
-      done += static_cast<index_t>(blocks[at].size());
-      if (control.progress && !control.progress(done, total)) throw cancelled_error("[session] cancelled by the progress callback");
-    };
-    // Isolated: while a block waits for its own tasks, its thread must not pick up another request's work, which might wait for this very block.
-    oneapi::tbb::this_task_arena::isolate([&] { parallel_tasks(static_cast<index_t>(own.size()), encode_one); });
+    if (own.empty()) {
+      if (control.progress && done > 0 && !control.progress(done, total)) throw cancelled_error("[session] cancelled by the progress callback");
+      return;
+    }
+    std::vector<std::span<const token_id>> missing;
+    for (const std::size_t at : own) missing.emplace_back(blocks[at]);
+    const auto publish = [&](std::size_t i, std::shared_ptr<const kv_block> block) { reservations[own[i]].publish(std::move(block)); };
+    // Inside a team this thread picks up no other request's work, which might wait for one of these blocks.
+    with_team([&] { model_.encode(missing, publish, shifted(control, done, total)); });
   }
 
   std::shared_ptr<const kv_block> wait_or_encode(block_cache::reservation& r, const std::vector<token_id>& ids, const forward_control& control,
@@ -272,7 +268,7 @@ class session {
     while (r.waiting() && !r.wait_for(std::chrono::milliseconds(20)))
       if (control.cancelled && control.cancelled()) throw cancelled_error("[session] cancelled by the caller");
     if (r.owner()) {  // whoever was to encode it gave up
-      r.publish(oneapi::tbb::this_task_arena::isolate([&] { return model_.encode(ids, {{}, control.cancelled}); }));
+      r.publish(with_team([&] { return model_.encode(ids, {{}, control.cancelled}); }));
       ++counts.encoded;
     }
     return r.block();
@@ -319,10 +315,10 @@ class session {
 
   /// Runs the pending token.
   std::vector<float> step() {
-    const matrix hidden = model_.forward({pending_, position_, placed_, hidden_rows::last}, tail_);
+    std::vector<float> logits = with_team([&] { return model_.logits(model_.forward({pending_, position_, placed_, hidden_rows::last}, tail_)); });
     position_ += static_cast<index_t>(pending_.size());
     pending_.clear();
-    return model_.logits(hidden);
+    return logits;
   }
 
   /// Hands text on; false if the answer ends here.

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -86,19 +87,44 @@ class model {
 
   /// Keys and values of a block on its own, at local positions 0..T-1. Throws argument_error (no tokens, unknown token), context_error, cancelled_error.
   [[nodiscard]] std::shared_ptr<const kv_block> encode(std::span<const token_id> ids, const forward_control& control = {}) const {
-    if (ids.empty()) throw argument_error("[model] a block without tokens can't be encoded; leave it out");
-    kv_tail tail(kv(), static_cast<index_t>(ids.size()));
-    (void)forward({ids, 0, {}, hidden_rows::none}, tail, control);
-    return tail.finish();
+    std::shared_ptr<const kv_block> result;
+    encode(std::array{ids}, [&](std::size_t, std::shared_ptr<const kv_block> block) { result = std::move(block); }, control);
+    return result;
+  }
+
+  /// Takes block number i of those that are encoded together, in order, as soon as it is done.
+  using block_callback = std::function<void(std::size_t, std::shared_ptr<const kv_block>)>;
+
+  /// The same for many blocks, which go through the linear layers together: small blocks are encoded at the speed of one long one. Each has the bits that it
+  /// has alone. What `finished` throws ends it.
+  void encode(std::span<const std::span<const token_id>> blocks, const block_callback& finished, const forward_control& control = {}) const {
+    std::vector<kv_tail> tails;
+    std::vector<forward_run> runs;
+    tails.reserve(blocks.size());
+    for (const auto& ids : blocks) {
+      if (ids.empty()) throw argument_error("[model] a block without tokens can't be encoded; leave it out");
+      tails.emplace_back(kv(), static_cast<index_t>(ids.size()));
+      runs.push_back({{ids, 0, {}, hidden_rows::none}, &tails.back()});
+    }
+    forward_control watched = control;
+    watched.finished = [&](std::size_t i) { finished(i, tails[i].finish()); };
+    (void)forward(runs, watched);
   }
 
   /// Runs tokens through all layers, appends their keys and values to `tail`, and returns hidden states after the last norm: [rows, D], D contiguous.
   /// Every position must be below context_length (context_error). If it throws, the tail is as it was.
   matrix forward(const forward_request& request, kv_tail& tail, const forward_control& control = {}) const {
-    const index_t end = request.position + static_cast<index_t>(request.ids.size());
-    if (request.position < 0 || end > config().context_length)
-      throw context_error(cat("[model] tokens at positions ", request.position, " to ", end - 1, "; the model's context has ", config().context_length));
+    check_positions(request);
     return state_->decode->forward(request, tail, state_->compute, control);
+  }
+
+  /// The same for several runs that go through the linear layers together, each with a tail of its own: hidden states [rows, D] of each. A run's bits don't
+  /// depend on the others, but a run of a few tokens may differ by rounding from the same run through forward() of one request.
+  std::vector<matrix> forward(std::span<const forward_run> runs, const forward_control& control = {}) const {
+    for (const forward_run& run : runs) check_positions(run.request);
+    compute_options batched = state_->compute;
+    batched.batched = true;
+    return state_->decode->forward(runs, batched, control);
   }
 
   /// Logits [rows, V] of hidden states [rows, D].
@@ -169,6 +195,18 @@ class model {
       return result;
     }
   };
+
+  void check_positions(const forward_request& request) const {
+    const index_t context = config().context_length;
+    const index_t end = request.position + static_cast<index_t>(request.ids.size());
+    if (request.position < 0 || end > context)
+      throw context_error(cat("[model] tokens at positions ", request.position, " to ", end - 1, "; the model's context has ", context));
+    if (!request.rotations.empty() && request.rotations.size() != request.ids.size())
+      throw argument_error(cat("[model] ", request.rotations.size(), " rotations for ", request.ids.size(), " tokens; allowed: one a token, or none"));
+    for (const double at : request.rotations)
+      if (!(at >= 0 && at < static_cast<double>(context)))
+        throw context_error(cat("[model] a token at position ", at, "; the model's context has ", context));
+  }
 
   static fingerprint128 hash_text(const std::string& text) { return hash_bytes(std::as_bytes(std::span(text.data(), text.size()))); }
 

@@ -4,31 +4,38 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "blockattn/io/gguf.hpp"
 #include "blockattn/model/config.hpp"
 #include "blockattn/model/forward.hpp"
 #include "blockattn/model/layer.hpp"
+#include "blockattn/model/run_batch.hpp"
 
 namespace blockattn::inline v0 {
 
-/// What the run-time model needs of any transformer. Immutable; used by any number of threads, each with a tail of its own.
+/// What the run-time model needs of any transformer. Immutable; used by any number of threads, each with tails of its own.
 class decoder {
  public:
   virtual ~decoder() = default;
   [[nodiscard]] virtual const model_config& config() const = 0;
-  /// Runs request.ids and appends their keys and values to `tail`. Returns the hidden states after the last norm, [rows, D].
-  /// If it throws (cancelled_error, std::bad_alloc), the tail is as it was.
-  virtual matrix forward(const forward_request& request, kv_tail& tail, const compute_options& compute, const forward_control& control) const = 0;
+  /// Runs each request's ids and appends their keys and values to its tail. Returns the hidden states after the last norm, [rows, D] of each run.
+  /// With compute.batched, a run's bits don't depend on the other runs. If it throws (argument_error: unknown token; cancelled_error, std::bad_alloc), the
+  /// tails of runs that aren't finished are as they were.
+  virtual std::vector<matrix> forward(std::span<const forward_run> runs, const compute_options& compute, const forward_control& control) const = 0;
   /// Logits [rows, V] of hidden states [rows, D].
   virtual void project(const float* hidden, index_t rows, float* logits, const compute_options& compute) const = 0;
-};
 
-/// Tokens that go through all layers together; longer prompts go in pieces, which bounds the memory of intermediate values.
-inline constexpr index_t forward_chunk = 512;
+  /// The same for one run.
+  [[nodiscard]] matrix forward(const forward_request& request, kv_tail& tail, const compute_options& compute, const forward_control& control) const {
+    const std::array runs = {forward_run{request, &tail}};
+    return std::move(forward(runs, compute, control)[0]);
+  }
+};
 
 template <model_family Family>
 class transformer final : public decoder {
@@ -45,22 +52,23 @@ class transformer final : public decoder {
 
   [[nodiscard]] const model_config& config() const override { return config_; }
 
-  matrix forward(const forward_request& request, kv_tail& tail, const compute_options& compute, const forward_control& control) const override {
-    const auto total = static_cast<index_t>(request.ids.size());
-    const index_t kept = tail.tokens();
-    const index_t rows = request.rows == hidden_rows::all ? total : (request.rows == hidden_rows::last && total > 0 ? 1 : 0);
-    matrix hidden(rows, config_.width);
-    layer_workspace workspace(config_, std::min(total, forward_chunk));
-    tail.reserve(total);
+  using decoder::forward;
+  std::vector<matrix> forward(std::span<const forward_run> runs, const compute_options& compute, const forward_control& control) const override {
+    std::vector<matrix> hidden;
+    std::vector<index_t> kept;
+    index_t total = 0;
+    for (const forward_run& run : runs) {
+      check_ids(run.request.ids);
+      const auto tokens = static_cast<index_t>(run.request.ids.size());
+      const hidden_rows rows = run.request.rows;
+      hidden.emplace_back(rows == hidden_rows::all ? tokens : (rows == hidden_rows::last && tokens > 0 ? 1 : 0), config_.width);
+      kept.push_back(run.tail->tokens());
+      total += tokens;
+    }
     try {
-      for (index_t first = 0; first < total; first += forward_chunk) {
-        const index_t tokens = std::min(forward_chunk, total - first);
-        const bool last = first + tokens == total;
-        const hidden_rows wanted = request.rows == hidden_rows::last && !last ? hidden_rows::none : request.rows;
-        forward_piece(request, first, tokens, total, wanted, tail, compute, control, workspace, hidden);
-      }
+      with_team([&] { forward_batches(runs, total, compute, control, hidden); });
     } catch (...) {
-      tail.truncate(kept);
+      for (std::size_t r = 0; r < runs.size(); ++r) runs[r].tail->truncate(kept[r]);
       throw;
     }
     return hidden;
@@ -73,67 +81,53 @@ class transformer final : public decoder {
   }
 
  private:
-  void forward_piece(const forward_request& request, index_t first, index_t tokens, index_t total, hidden_rows wanted, kv_tail& tail,
-                     const compute_options& compute, const forward_control& control, layer_workspace& workspace, matrix& hidden) const {
-    layer_run run;
-    run.tokens = tokens;
-    run.position = request.position + first;
-    run.tail_first = tail.tokens();
-    run.compute = compute;
-    std::vector<rope_angles> angles;
-    for (const rope_spec& rope : config_.ropes) angles.push_back(angles_of(rope, static_cast<double>(run.position), tokens, rope.magnitude));
-    tail.append(tokens, run.position);
-    context_segments context(request.context, config_.ropes);
-    matrix x(tokens, config_.width);
-    embed(request.ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(tokens)), x, compute);
-    matrix_map state(x.data(), tokens, config_.width);
-    for (index_t l = 0; l < config_.layers; ++l) {
-      check(control, first * config_.layers + l * tokens, total);
-      const index_t rope = config_.positions[static_cast<std::size_t>(l)].rope;
-      run.angles = rope < 0 ? nullptr : &angles[static_cast<std::size_t>(rope)];
-      layers_[static_cast<std::size_t>(l)].project(x.data(), run, tail, workspace);
-      if (wanted == hidden_rows::none && l + 1 == config_.layers) break;  // the last layer's keys and values are all that is left to do
-      context.of_layer(l, rope, tail, run);
-      layers_[static_cast<std::size_t>(l)].mix(state, run, workspace);
+  void forward_batches(std::span<const forward_run> runs, index_t total, const compute_options& compute, const forward_control& control,
+                       std::vector<matrix>& hidden) const {
+    const auto batches = detail::batches_of(runs);
+    index_t most = 0;
+    for (const auto& pieces : batches) most = std::max(most, detail::rows_of(pieces));
+    layer_workspace workspace(config_, most);
+    matrix x(most, config_.width);
+    for (const forward_run& run : runs) run.tail->reserve(static_cast<index_t>(run.request.ids.size()));
+    index_t done = 0;
+    for (const auto& pieces : batches) {
+      detail::run_batch batch(runs, pieces, config_.ropes);
+      const index_t tokens = batch.rows();
+      embed(runs, batch, x, compute);
+      forward_layers(runs, batch, x, workspace, compute, [&](index_t l) { check(control, done * config_.layers + l * tokens, total); });
+      done += tokens;
+      check(control, done * config_.layers, total);
+      finish(runs, batch, x, hidden, compute);
+      for (const detail::run_piece& p : pieces)
+        if (p.last && control.finished) control.finished(p.run);
     }
-    check(control, (first + tokens) * config_.layers, total);
-    if (wanted == hidden_rows::all)
-      rms_norm(x.data(), tokens, config_.width, weights_.norm, config_.norm_epsilon, hidden.data() + first * config_.width, compute);
-    else if (wanted == hidden_rows::last)
-      rms_norm(x.data() + (tokens - 1) * config_.width, 1, config_.width, weights_.norm, config_.norm_epsilon, hidden.data(), compute);
   }
 
-  /// The segments of a run, layer by layer: placed blocks, then the tail's pieces.
-  class context_segments {
-   public:
-    context_segments(std::span<const placed_block> context, std::span<const rope_spec> ropes) : context_(context), rotations_(ropes.size() + 1) {
-      angles_.reserve(context.size() * ropes.size());
-      for (std::size_t r = 0; r < ropes.size(); ++r)
-        for (const placed_block& placed : context) {
-          const bool lacks = !placed.rotated && placed.offset != 0;
-          angles_.push_back(lacks ? angles_of(ropes[r], static_cast<double>(placed.offset), 1) : rope_angles{});
-          rotations_[r].push_back(lacks ? segment_rotation{angles_.back().cosine.data(), angles_.back().sine.data()} : segment_rotation{});
-        }
+  /// All layers; in the last one, what no one asked for is left out.
+  template <class Check>
+  void forward_layers(std::span<const forward_run> runs, detail::run_batch& batch, matrix& x, layer_workspace& workspace, const compute_options& compute,
+                      const Check& check_layer) const {
+    for (index_t l = 0; l < config_.layers; ++l) {
+      check_layer(l);
+      const layer<Family>& layer = layers_[static_cast<std::size_t>(l)];
+      const index_t rope = config_.positions[static_cast<std::size_t>(l)].rope;
+      layer.project(x.data(), batch.of_layer(l, rope, compute), workspace);
+      if (l + 1 == config_.layers) batch.keep_wanted(runs, x, workspace.query);
+      if (batch.rows() > 0) layer.mix(matrix_map(x.data(), batch.rows(), config_.width), batch.of_layer(l, rope, compute), workspace);
     }
+  }
 
-    /// Segments of layer `l`, which has RoPE number `rope`, or none (-1).
-    void of_layer(index_t l, index_t rope, const kv_tail& tail, layer_run& run) {
-      segments_.clear();
-      for (const placed_block& placed : context_)
-        segments_.push_back({placed.block->layer(l), placed.rotated || rope < 0 ? 0.0 : static_cast<double>(placed.offset), placed.offset});
-      tail.append_segments(l, segments_);
-      auto& rotations = rope < 0 ? rotations_.back() : rotations_[static_cast<std::size_t>(rope)];
-      rotations.resize(segments_.size());
-      run.segments = segments_;
-      run.rotations = rotations;
+  /// The norm of the last layer's rows, to where they belong in `hidden`.
+  void finish(std::span<const forward_run> runs, const detail::run_batch& batch, const matrix& x, std::vector<matrix>& hidden, const compute_options& compute) const {
+    for (std::size_t i = 0; i < batch.pieces().size(); ++i) {
+      const detail::run_piece& piece = batch.pieces()[i];
+      const layer_part& part = batch.part(i);
+      const index_t to = runs[piece.run].request.rows == hidden_rows::all ? piece.first : 0;
+      if (part.tokens > 0)
+        rms_norm(x.data() + part.row * config_.width, part.tokens, config_.width, weights_.norm, config_.norm_epsilon,
+                 hidden[piece.run].data() + to * config_.width, compute);
     }
-
-   private:
-    std::span<const placed_block> context_;
-    std::vector<rope_angles> angles_;
-    std::vector<std::vector<segment_rotation>> rotations_;  ///< of each RoPE; the last one is of layers without
-    std::vector<kv_segment> segments_;
-  };
+  }
 
   /// Progress is counted in tokens: token-layers done by the number of layers.
   void check(const forward_control& control, index_t token_layers, index_t total) const {
@@ -141,13 +135,18 @@ class transformer final : public decoder {
     if (control.progress && !control.progress(token_layers / config_.layers, total)) throw cancelled_error("[model] cancelled by the progress callback");
   }
 
-  void embed(std::span<const token_id> ids, matrix& x, const compute_options& compute) const {
-    for (std::size_t t = 0; t < ids.size(); ++t) {
-      const weight_view& rows = weights_.embedding;
-      if (ids[t] < 0 || ids[t] >= rows.rows) throw argument_error(cat("[model] token ", ids[t], " at ", t, "; allowed: 0 to ", rows.rows - 1));
-      compute.kernels->unpack_row(rows, ids[t], x.data() + static_cast<index_t>(t) * config_.width);
-    }
-    if (config_.embedding_scale != 1) x *= config_.embedding_scale;
+  void check_ids(std::span<const token_id> ids) const {
+    for (std::size_t t = 0; t < ids.size(); ++t)
+      if (ids[t] < 0 || ids[t] >= weights_.embedding.rows)
+        throw argument_error(cat("[model] token ", ids[t], " at ", t, "; allowed: 0 to ", weights_.embedding.rows - 1));
+  }
+
+  void embed(std::span<const forward_run> runs, const detail::run_batch& batch, matrix& x, const compute_options& compute) const {
+    float* to = x.data();
+    for (const detail::run_piece& p : batch.pieces())
+      for (index_t t = p.first; t < p.first + p.tokens; ++t, to += config_.width)
+        compute.kernels->unpack_row(weights_.embedding, runs[p.run].request.ids[static_cast<std::size_t>(t)], to);
+    if (config_.embedding_scale != 1) x.topRows(batch.rows()) *= config_.embedding_scale;
   }
 
   model_config config_;

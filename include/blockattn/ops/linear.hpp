@@ -20,6 +20,7 @@ namespace blockattn::inline v0 {
 struct compute_options {
   const kernel_table* kernels = nullptr;
   arithmetic kind = arithmetic::fast;
+  bool batched = false;  ///< linear layers compute few tokens as they compute many, so that bits don't depend on what else is in the batch
 };
 
 /// A low-rank change of a weight matrix [N, K]: scale · B · A.
@@ -179,10 +180,11 @@ inline void linear_panels(const float* x, index_t tokens, std::span<const linear
 
 }  // namespace detail
 
-/// y = x · Wᵀ for each product; x is [tokens, K], all weights are [N_i, K]. Which path is taken depends on `tokens` alone.
+/// y = x · Wᵀ for each product; x is [tokens, K], all weights are [N_i, K]. Which path is taken depends on `tokens` and
+/// compute.batched alone.
 inline void linear(const float* x, index_t tokens, std::span<const linear_product> products, const compute_options& compute) {
   if (tokens == 0) return;
-  if (tokens <= detail::vector_tokens)
+  if (tokens <= detail::vector_tokens && !compute.batched)
     detail::linear_vectors(x, tokens, products, compute);
   else
     detail::linear_panels(x, tokens, products, compute);

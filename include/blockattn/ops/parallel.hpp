@@ -2,10 +2,12 @@
 //
 // Each loop has a context of its own that inherits no cancellation. Without that, an exception in one task of an outer loop (or an application that cancels
 // its own task group) would make the inner loops of its siblings return early and silently, with half of their results missing.
+// Inside with_team() the loops are shared by a team (work_team.hpp), which starts and ends one in about a microsecond.
 #pragma once
 
 #include <oneapi/tbb/blocked_range.h>
 #include <oneapi/tbb/parallel_for.h>
+#include <oneapi/tbb/task_arena.h>
 #include <oneapi/tbb/task_group.h>
 
 #include <cstddef>
@@ -13,50 +15,19 @@
 #include <new>
 
 #include "blockattn/core/shape.hpp"
-
-#if defined(__SANITIZE_THREAD__)
-#define BLOCKATTN_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define BLOCKATTN_TSAN 1
-#endif
-#endif
-#if defined(BLOCKATTN_TSAN)
-extern "C" void __tsan_acquire(void*);
-extern "C" void __tsan_release(void*);
-#endif
+#include "blockattn/ops/work_team.hpp"
 
 namespace blockattn::inline v0 {
-
-namespace detail {
-
-/// Tells ThreadSanitizer the order that oneTBB guarantees but can't show, as the distribution's isn't compiled for it: what happens before a loop
-/// happens before its tasks, and these before what follows the loop. Nothing otherwise.
-class loop_order {
- public:
-#if defined(BLOCKATTN_TSAN)
-  void begin() { __tsan_release(&before_); }
-  void task_begins() { __tsan_acquire(&before_); }
-  void task_ends() { __tsan_release(&after_); }
-  void end() { __tsan_acquire(&after_); }
-
- private:
-  char before_ = 0, after_ = 0;
-#else
-  void begin() {}
-  void task_begins() {}
-  void task_ends() {}
-  void end() {}
-#endif
-};
-
-}  // namespace detail
 
 /// Calls body(i) for i in [0, count): one task an index. If a body throws, tasks that haven't begun are left out and the exception is thrown here
 /// once those that have begun are done.
 template <class Body>
 void parallel_tasks(index_t count, const Body& body) {
-  if (count == 1) return body(index_t{0});
+  if (count <= 1 || detail::work_team::inside()) {
+    for (index_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  if (detail::work_team* team = detail::work_team::current()) return team->run(count, body);
   using range = oneapi::tbb::blocked_range<index_t>;
   oneapi::tbb::task_group_context context(oneapi::tbb::task_group_context::isolated);
   detail::loop_order order;
@@ -70,6 +41,17 @@ void parallel_tasks(index_t count, const Body& body) {
       },
       oneapi::tbb::simple_partitioner{}, context);
   order.end();
+}
+
+/// Calls work() on this thread; the loops that it starts are shared with a team of the caller's arena. For a stretch of many short loops. Until it returns, this
+/// thread takes up no other task of the arena.
+template <class Work>
+decltype(auto) with_team(const Work& work) {
+  if (detail::work_team::current() != nullptr || detail::work_team::inside()) return work();
+  return oneapi::tbb::this_task_arena::isolate([&]() -> decltype(auto) {
+    const detail::work_team team;
+    return work();
+  });
 }
 
 /// Calls body(begin, end) over pieces of [0, count) of at least `grain`, in parallel if there is more than one.

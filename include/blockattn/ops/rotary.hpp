@@ -14,11 +14,13 @@
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <span>
 #include <vector>
 
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/shape.hpp"
 #include "blockattn/kernels/kernel_table.hpp"
+#include "blockattn/ops/parallel.hpp"
 
 namespace blockattn::inline v0 {
 
@@ -72,22 +74,31 @@ struct rope_angles {
   [[nodiscard]] const float* sine_of(index_t t) const { return sine.data() + t * half; }
 };
 
-/// Angles of the positions first, first + 1, ..., first + count - 1, both tables times `magnitude`. `first` may be any real number.
-[[nodiscard]] inline rope_angles angles_of(const rope_spec& spec, double first, index_t count, double magnitude = 1) {
+/// Angles of any real positions, both tables times `magnitude`.
+[[nodiscard]] inline rope_angles angles_at(const rope_spec& spec, std::span<const double> positions, double magnitude = 1) {
   rope_angles angles;
   angles.half = spec.pairs();
-  angles.cosine.resize(static_cast<std::size_t>(count * angles.half));
+  angles.cosine.resize(positions.size() * static_cast<std::size_t>(angles.half));
   angles.sine.resize(angles.cosine.size());
-  for (index_t i = 0; i < angles.half; ++i) {
-    const double frequency = spec.frequency(i);
-    for (index_t t = 0; t < count; ++t) {
-      const double angle = (first + static_cast<double>(t)) * frequency;
-      const auto at = static_cast<std::size_t>(t * angles.half + i);
-      angles.cosine[at] = static_cast<float>(magnitude * std::cos(angle));
-      angles.sine[at] = static_cast<float>(magnitude * std::sin(angle));
-    }
-  }
+  std::vector<double> frequencies;
+  for (index_t i = 0; i < angles.half; ++i) frequencies.push_back(spec.frequency(i));
+  parallel_pieces(static_cast<index_t>(positions.size()), 16, [&](index_t first, index_t last) {
+    for (index_t t = first; t < last; ++t)
+      for (index_t i = 0; i < angles.half; ++i) {
+        const double angle = positions[static_cast<std::size_t>(t)] * frequencies[static_cast<std::size_t>(i)];
+        const auto at = static_cast<std::size_t>(t * angles.half + i);
+        angles.cosine[at] = static_cast<float>(magnitude * std::cos(angle));
+        angles.sine[at] = static_cast<float>(magnitude * std::sin(angle));
+      }
+  });
   return angles;
+}
+
+/// Angles of the positions first, first + 1, ..., first + count - 1. `first` may be any real number.
+[[nodiscard]] inline rope_angles angles_of(const rope_spec& spec, double first, index_t count, double magnitude = 1) {
+  std::vector<double> positions;
+  for (index_t t = 0; t < count; ++t) positions.push_back(first + static_cast<double>(t));
+  return angles_at(spec, positions, magnitude);
 }
 
 /// Rotates `heads` heads of one token in place, x [heads, Dh], by the angles of its position: cosine and sine [pairs].
