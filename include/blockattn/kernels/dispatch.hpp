@@ -7,7 +7,13 @@
 #if defined(__x86_64__)
 #include "blockattn/kernels/isa/avx2.hpp"
 #include "blockattn/kernels/isa/avx512.hpp"
+#include "blockattn/kernels/isa/amx.hpp"
 #include "blockattn/kernels/isa/avx512_bf16.hpp"
+#include "blockattn/kernels/isa/avx512_vnni.hpp"
+#include "blockattn/kernels/isa/avx_vnni.hpp"
+#elif defined(__aarch64__)
+#include "blockattn/kernels/isa/neon_dotprod.hpp"
+#include "blockattn/kernels/isa/neon_i8mm.hpp"
 #endif
 
 namespace blockattn::inline v0 {
@@ -17,8 +23,15 @@ namespace blockattn::inline v0 {
   switch (level) {
 #if defined(__x86_64__)
     case isa::avx2: return detail::avx2::table;
+    case isa::avx_vnni: return detail::avx_vnni::table;
     case isa::avx512: return detail::avx512::table;
+    case isa::avx512_vnni: return detail::avx512_vnni::table;
     case isa::avx512_bf16: return detail::avx512_bf16::table;
+    case isa::amx: return detail::amx::table;
+#endif
+#if defined(__aarch64__)
+    case isa::neon_dotprod: return detail::neon_dotprod::table;
+    case isa::neon_i8mm: return detail::neon_i8mm::table;
 #endif
     default: return detail::portable::table;
   }

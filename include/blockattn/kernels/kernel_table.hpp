@@ -60,6 +60,29 @@ inline constexpr index_t max_head_dim = 256;
 /// Most rows of one call of kernel_table::attend.
 inline constexpr index_t attention_rows = 128;
 
+/// How activations are given to quantised weights.
+enum class activation_form : std::uint8_t {
+  bytes,  ///< 8-bit integers under a scale for each group of 32
+  words,  ///< 16-bit integers under the same
+  halves  ///< bfloat16
+};
+
+/// Products of quantised weights in their interleaved order (kernels/interleave.hpp) and quantised activations; panels have panel_rows rows.
+struct integer_kernels {
+  /// The form of the activations for weights of a type; `wide`: bytes aren't exact enough for this matrix. `few`: tiles of many
+  /// tokens would stay empty.
+  activation_form (*form_of)(dtype, bool wide, bool few) = nullptr;
+  /// Bytes of one token's quantised activations [columns]; columns is a multiple of 32.
+  index_t (*quantised_bytes)(activation_form, index_t columns) = nullptr;
+  /// x [tokens, columns] -> quantised, one token after the other.
+  void (*quantise)(activation_form, const float* x, index_t tokens, index_t columns, std::byte* quantised) = nullptr;
+  /// Bytes of scratch, 64-byte aligned, for `tokens` tokens.
+  index_t (*scratch_bytes)(index_t tokens) = nullptr;
+  /// y[t, 0..count) = quantised[t] · the first `count` rows of a panel; y has `stride` floats a token.
+  void (*multiply)(dtype, activation_form, const std::byte* quantised, index_t tokens, index_t columns, const std::byte* panel, index_t count, float* y,
+                   index_t stride, std::byte* scratch) = nullptr;
+};
+
 /// Kernels of one level. `x` and `y` are row-major float32 unless said otherwise.
 struct kernel_table {
   isa level = isa::portable;
@@ -101,7 +124,20 @@ struct kernel_table {
   void (*gelu_multiply)(float* gate, const float* up, index_t n) = nullptr;
   /// x = cap * tanh(x / cap), n values.
   void (*soft_cap)(float* x, index_t n, float cap) = nullptr;
+
+  integer_kernels integer = {};
 };
+
+namespace detail {
+
+/// The kernels of a level that differs from another one in integer products.
+[[nodiscard]] constexpr kernel_table with_integers(kernel_table base, isa level, const integer_kernels& integer) {
+  base.level = level;
+  base.integer = integer;
+  return base;
+}
+
+}  // namespace detail
 
 /// Bytes of scratch for kernel_table::attend, enough for every level.
 [[nodiscard]] constexpr index_t attention_scratch_bytes(index_t head_dim) {

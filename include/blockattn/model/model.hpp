@@ -42,6 +42,7 @@ struct load_options {
   std::optional<kv_types> kv = {};  ///< types of cached keys and values: f32, f16, bf16, q8_0, q4_0; by default f32 for exact, bf16 for fast
   log_sink log = {};        ///< warnings of the model and of what uses it
   std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
+  bool repack = true;   ///< keep a copy of quantised weights in the order of the kernels, made as weights are first used; else they are reordered at each use
   index_t context = 0;  ///< tokens of the longest prompt and answer wanted, 0: what the file says; matters where RoPE changes with it (longrope)
 };
 
@@ -71,6 +72,8 @@ class model {
   [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
   [[nodiscard]] precision compute() const { return state_->compute.kind == arithmetic::f32 ? precision::exact : precision::fast; }
   [[nodiscard]] isa level() const { return state_->compute.kernels->level; }
+  /// Bytes of the copies of weights in the order of the kernels so far (load_options::repack); shared by handles with other adapters.
+  [[nodiscard]] index_t repacked_bytes() const { return state_->base->store.bytes(); }
   [[nodiscard]] const log_sink& log() const { return state_->options.log; }
 
   /// The file's chat template. Throws format_error if it has none that is supported.
@@ -151,6 +154,7 @@ class model {
 
     gguf_file file;
     tokenizer vocabulary;
+    mutable interleaved_store store;
     mutable std::once_flag hashed;
     mutable fingerprint128 hash;
   };
@@ -158,7 +162,7 @@ class model {
   struct state {
     state(std::shared_ptr<const source> from, const load_options& given)
         : base(std::move(from)), options(given), decode(make_decoder(base->file, given)) {
-      compute = {&blockattn::kernels(), options.compute == precision::exact ? arithmetic::f32 : arithmetic::fast};
+      compute = {&blockattn::kernels(), options.compute == precision::exact ? arithmetic::f32 : arithmetic::fast, false, options.repack ? &base->store : nullptr};
       const model_config& c = decode->config();
       layout = checked({c.layers, c.kv_heads, c.head_dim, options.kv.value_or(options.compute == precision::exact ? dtype::f32 : dtype::bf16)});
       if (base->vocabulary.vocab_size() != c.vocabulary)
@@ -168,7 +172,9 @@ class model {
 
     [[nodiscard]] fingerprint128 make_fingerprint() const {
       const model_config& c = decode->config();
-      fingerprint128 result = hash_text(cat("blockattn.model3 ", describe(c), ' ', to_string(layout.types), ' ', static_cast<int>(compute.kind), ' ', name(compute.kernels->level)));
+      const char* rows = compute.kind == arithmetic::fast && compute.store == nullptr ? " rows" : "";  // how few tokens are multiplied
+      fingerprint128 result = hash_text(cat("blockattn.model4 ", describe(c), ' ', to_string(layout.types), ' ', static_cast<int>(compute.kind), ' ',
+                                            name(compute.kernels->level), rows));
       result = combine(result, base->weights());
       for (const applied_adapter& a : adapters)
         result = combine(result, combine(hash_text(cat(std::hexfloat, a.scale)), hash_tensors(a.adapter->file())));

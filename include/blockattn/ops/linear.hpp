@@ -1,26 +1,33 @@
-// y = x · Wᵀ for weights of any type where they lie, with low-rank adapters (LoRA, arXiv 2106.09685) on top: y += s · (x · Aᵀ) · Bᵀ.
+// y = x · Wᵀ for weights of any type, with low-rank adapters (LoRA, arXiv 2106.09685) on top: y += s · (x · Aᵀ) · Bᵀ.
 //
-// Few tokens: each weight row is streamed once against each token in float32. Many tokens: a panel of rows at a time is unpacked into the
-// arithmetic's units and multiplied with all tokens, so unpacking is paid once a panel. Adapters are applied by the task that computes the rows, in both paths.
+// Each product goes one of three ways:
+//   integers    quantised weights under `fast` arithmetic: panels of interleaved weights (from the store, or made in scratch) times quantised
+//               activations, for any number of tokens; without a store, few tokens go the next way
+//   rows        few tokens: each weight row is streamed once against each token in float32
+//   panels      many tokens: a panel of rows at a time is unpacked into the arithmetic's units and multiplied with all tokens
+// Adapters are applied in float arithmetic by the task that computes the rows, whichever way these go.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "blockattn/core/dtype.hpp"
 #include "blockattn/kernels/dispatch.hpp"
+#include "blockattn/ops/interleaved_store.hpp"
 #include "blockattn/ops/matrix.hpp"
 #include "blockattn/ops/parallel.hpp"
 
 namespace blockattn::inline v0 {
 
-/// How the engine computes: which kernels and which arithmetic.
+/// How the engine computes: which kernels and which arithmetic, and where interleaved copies of quantised weights are kept (nullptr: nowhere).
 struct compute_options {
   const kernel_table* kernels = nullptr;
   arithmetic kind = arithmetic::fast;
   bool batched = false;  ///< linear layers compute few tokens as they compute many, so that bits don't depend on what else is in the batch
+  interleaved_store* store = nullptr;
 };
 
 /// A low-rank change of a weight matrix [N, K]: scale · B · A.
@@ -34,6 +41,7 @@ struct low_rank_update {
 struct linear_weight {
   weight_view base;
   std::vector<low_rank_update> updates;
+  bool wide = false;  ///< what it multiplies is rounded to 16 bits, not 8, where the arithmetic rounds to integers
 };
 
 /// One weight matrix and where its product goes: y [T, N].
@@ -47,25 +55,44 @@ namespace detail {
 /// Up to this many tokens, streaming rows of weights beats unpacking panels of them.
 inline constexpr index_t vector_tokens = 4;
 
-/// Rows of one task of the streaming path: enough work to pay for a task, whatever the number of threads.
-[[nodiscard]] inline index_t vector_grain(const weight_view& w) {
-  const index_t bytes = row_bytes(w.type, w.columns);
-  return bytes >= 65536 ? 1 : 65536 / std::max<index_t>(bytes, 1);
+enum class linear_way { integers, rows, panels };
+
+[[nodiscard]] inline bool are_few(index_t tokens, const compute_options& compute) { return tokens <= vector_tokens && !compute.batched; }
+
+/// Depends on the weight, the options and whether tokens are few alone.
+[[nodiscard]] inline linear_way way_of(const linear_weight& w, bool few, const compute_options& compute) {
+  if (compute.kind == arithmetic::fast && !is_float(w.base.type) && !(few && compute.store == nullptr)) return linear_way::integers;
+  return few ? linear_way::rows : linear_way::panels;
 }
+
+/// Rows of one task: enough work to pay for a task, whatever the number of threads. Whole panels for all ways but `rows`.
+[[nodiscard]] inline index_t rows_of_task(const weight_view& w, linear_way way, index_t tokens, index_t panel_rows) {
+  constexpr index_t most_bytes = 65536, most_products = 2 << 20, least_rows = 32;
+  const index_t bytes = std::max<index_t>(row_bytes(w.type, w.columns), 1);
+  const index_t rows = std::max(std::min(most_bytes / bytes, most_products / (tokens * w.columns)), least_rows);
+  if (way == linear_way::rows) return std::max<index_t>(most_bytes / bytes, 1);
+  return way == linear_way::panels ? panel_rows : rows / panel_rows * panel_rows;
+}
+
+/// Tokens that the panels of one task are multiplied with before the next ones: their integers stay in the second cache meanwhile. All of them for
+/// tiles, where expanding a panel costs as much as multiplying it with this many.
+[[nodiscard]] inline index_t tokens_at_once(activation_form form, index_t tokens) { return form == activation_form::halves ? tokens : std::min<index_t>(tokens, 128); }
 
 /// Rows [first, last) of one product, one task's work.
 struct linear_piece {
   const linear_product* product;
   std::size_t index;  ///< of the product
+  linear_way way;
   index_t first, last;
 };
 
-[[nodiscard]] inline std::vector<linear_piece> pieces_of(std::span<const linear_product> products, index_t panel_rows) {
+[[nodiscard]] inline std::vector<linear_piece> pieces_of(std::span<const linear_product> products, index_t tokens, const compute_options& compute) {
   std::vector<linear_piece> pieces;
   for (std::size_t i = 0; i < products.size(); ++i) {
     const weight_view& w = products[i].weight->base;
-    const index_t grain = panel_rows > 0 ? panel_rows : vector_grain(w);
-    for (index_t n = 0; n < w.rows; n += grain) pieces.push_back({&products[i], i, n, std::min(n + grain, w.rows)});
+    const linear_way way = way_of(*products[i].weight, are_few(tokens, compute), compute);
+    const index_t grain = rows_of_task(w, way, tokens, compute.kernels->panel_rows);
+    for (index_t n = 0; n < w.rows; n += grain) pieces.push_back({&products[i], i, way, n, std::min(n + grain, w.rows)});
   }
   return pieces;
 }
@@ -82,52 +109,10 @@ struct linear_piece {
   return sums;
 }
 
-/// x · Aᵀ · scale of one update: [T, r], with its block sums.
-struct reduced_input {
-  std::vector<float> values, sums;
-};
-
-[[nodiscard]] inline reduced_input reduce_vectors(const float* x, index_t tokens, const float* sums, const low_rank_update& update,
-                                                  const compute_options& compute) {
-  reduced_input result;
-  const index_t rank = update.a.rows;
-  const index_t columns = update.a.columns;
-  result.values.resize(static_cast<std::size_t>(tokens * rank));
-  for (index_t t = 0; t < tokens; ++t)
-    compute.kernels->multiply_vector(update.a, 0, rank, x + t * columns, sums + t * (columns / 32), result.values.data() + t * rank);
-  for (float& value : result.values) value *= update.scale;
-  result.sums = block_sums(result.values.data(), tokens, rank);
-  return result;
-}
-
-inline void linear_vectors(const float* x, index_t tokens, std::span<const linear_product> products, const compute_options& compute) {
-  const index_t columns = products[0].weight->base.columns;
-  const std::vector<float> sums = block_sums(x, tokens, columns);
-  std::vector<std::vector<reduced_input>> reduced(products.size());  // small: not worth tasks of its own
-  for (std::size_t i = 0; i < products.size(); ++i)
-    for (const low_rank_update& u : products[i].weight->updates) reduced[i].push_back(reduce_vectors(x, tokens, sums.data(), u, compute));
-  const auto pieces = pieces_of(products, 0);
-  parallel_tasks(static_cast<index_t>(pieces.size()), [&](index_t i) {
-    const auto& [product, index, first, last] = pieces[static_cast<std::size_t>(i)];
-    const linear_weight& w = *product->weight;
-    for (index_t t = 0; t < tokens; ++t) {
-      float* y = product->y + t * w.base.rows;
-      compute.kernels->multiply_vector(w.base, first, last, x + t * columns, sums.data() + t * (columns / 32), y);
-      for (std::size_t u = 0; u < w.updates.size(); ++u) {
-        const reduced_input& r = reduced[index][u];
-        const index_t rank = w.updates[u].a.rows;
-        float* change = reinterpret_cast<float*>(thread_scratch(w.base.rows * static_cast<index_t>(sizeof(float))));
-        compute.kernels->multiply_vector(w.updates[u].b, first, last, r.values.data() + t * rank, r.sums.data() + t * (rank / 32), change);
-        for (index_t n = first; n < last; ++n) y[n] += change[n];
-      }
-    }
-  });
-}
-
-/// Activations [T, columns] as the kernels multiply them.
+/// Activations [T, columns] as panels of floats multiply them.
 class packed_input {
  public:
-  packed_input(const float* x, index_t tokens, index_t columns, const compute_options& compute) : columns_(columns) {
+  packed_input(const float* x, index_t tokens, index_t columns, const compute_options& compute) {
     const index_t row = compute.kernels->packed_bytes(compute.kind, columns);
     bytes_.resize(static_cast<std::size_t>(tokens * row));
     parallel_pieces(tokens, 64, [&](index_t first, index_t last) {
@@ -135,59 +120,151 @@ class packed_input {
     });
   }
   [[nodiscard]] const std::byte* data() const { return bytes_.data(); }
-  [[nodiscard]] index_t columns() const { return columns_; }
 
  private:
-  index_t columns_;
   std::vector<std::byte> bytes_;
 };
 
+/// Activations [T, columns] as integers.
+class quantised_input {
+ public:
+  quantised_input(activation_form form, const float* x, index_t tokens, index_t columns, const compute_options& compute) {
+    const integer_kernels& k = compute.kernels->integer;
+    const index_t row = k.quantised_bytes(form, columns);
+    bytes_.reset(new std::byte[static_cast<std::size_t>(tokens * row)]);
+    parallel_pieces(tokens, 32, [&](index_t first, index_t last) { k.quantise(form, x + first * columns, last - first, columns, bytes_.get() + first * row); });
+  }
+  [[nodiscard]] const std::byte* data() const { return bytes_.get(); }
+
+ private:
+  std::unique_ptr<std::byte[]> bytes_;
+};
+
+/// x [T, K] in the forms that the products of one call need.
+struct linear_input {
+  const float* x;
+  index_t tokens, columns;
+  bool few;
+  std::vector<float> sums;               ///< for rows
+  std::optional<packed_input> packed;    ///< for panels
+  std::optional<quantised_input> bytes, words;  ///< for integers
+
+  linear_input(const float* values, index_t count, std::span<const linear_product> products, const compute_options& compute)
+      : x(values), tokens(count), columns(products[0].weight->base.columns), few(are_few(count, compute)) {
+    for (const linear_product& product : products) {
+      const linear_weight& w = *product.weight;
+      const bool integers = way_of(w, few, compute) == linear_way::integers;
+      if (integers) quantise(compute.kernels->integer.form_of(w.base.type, w.wide, few), compute);
+      if (integers && w.updates.empty()) continue;
+      if (few && sums.empty()) sums = block_sums(x, tokens, columns);
+      if (!few && !packed) packed.emplace(x, tokens, columns, compute);
+    }
+  }
+  [[nodiscard]] const std::byte* quantised(activation_form form) const { return (form == activation_form::bytes ? bytes : words)->data(); }
+
+ private:
+  void quantise(activation_form form, const compute_options& compute) {
+    auto& input = form == activation_form::bytes ? bytes : words;
+    if (!input) input.emplace(form, x, tokens, columns, compute);
+  }
+};
+
+/// y[:, first..last) of a quantised matrix; first is at the beginning of a panel.
+inline void integer_rows(const linear_input& in, const linear_weight& w, index_t first, index_t last, float* y, const compute_options& compute) {
+  const integer_kernels& k = compute.kernels->integer;
+  const index_t width = compute.kernels->panel_rows;
+  const activation_form form = k.form_of(w.base.type, w.wide, in.few);
+  const interleaved_weight* copy = compute.store != nullptr ? &compute.store->of(w.base, width) : nullptr;
+  const index_t most = tokens_at_once(form, in.tokens), scratch = (k.scratch_bytes(most) + 63) / 64 * 64;
+  const index_t panel_bytes = interleaved_bytes(w.base.type, width, w.base.columns), row = k.quantised_bytes(form, in.columns);
+  std::byte* memory = thread_scratch(scratch + (copy == nullptr ? (last - first + width - 1) / width * panel_bytes : 0));
+  for (index_t n = first; copy == nullptr && n < last; n += width)
+    interleave_panel(w.base, n, std::min(width, last - n), width, memory + scratch + (n - first) / width * panel_bytes);
+  for (index_t t = 0; t < in.tokens; t += most)
+    for (index_t n = first; n < last; n += width) {
+      const std::byte* panel = copy != nullptr ? copy->panel(n) : memory + scratch + (n - first) / width * panel_bytes;
+      k.multiply(w.base.type, form, in.quantised(form) + t * row, std::min(most, in.tokens - t), in.columns, panel, std::min(width, last - n),
+                 y + t * w.base.rows + n, w.base.rows, memory);
+    }
+}
+
 /// y[:, first..last) = or += packed · rows of w, unpacked into the thread's scratch.
-inline void multiply_rows(const packed_input& x, index_t tokens, const weight_view& w, index_t first, index_t last, float* y, index_t stride, bool add,
-                          const compute_options& compute) {
+inline void panel_rows(const packed_input& x, index_t tokens, const weight_view& w, index_t first, index_t last, float* y, index_t stride, bool add,
+                       const compute_options& compute) {
   const kernel_table& k = *compute.kernels;
   std::byte* panel = thread_scratch(k.panel_bytes(compute.kind, w.columns));
-  k.unpack_panel(compute.kind, w, first, last - first, panel);
-  k.multiply_panel(compute.kind, x.data(), tokens, w.columns, panel, last - first, y, stride, add);
+  for (index_t n = first; n < last; n += k.panel_rows) {
+    const index_t count = std::min(k.panel_rows, last - n);
+    k.unpack_panel(compute.kind, w, n, count, panel);
+    k.multiply_panel(compute.kind, x.data(), tokens, w.columns, panel, count, y + n, stride, add);
+  }
 }
 
-[[nodiscard]] inline packed_input reduce_panels(const packed_input& x, index_t tokens, const low_rank_update& update, const compute_options& compute) {
+/// x · Aᵀ · scale of one update: [T, r], as the product with B takes it.
+struct reduced_input {
+  std::vector<float> values, sums;     ///< few tokens
+  std::optional<packed_input> packed;  ///< many
+};
+
+[[nodiscard]] inline reduced_input reduce(const linear_input& in, const low_rank_update& update, const compute_options& compute) {
+  reduced_input result;
   const index_t rank = update.a.rows;
-  matrix values(tokens, rank);
-  const index_t rows = compute.kernels->panel_rows;
-  for (index_t n = 0; n < rank; n += rows) multiply_rows(x, tokens, update.a, n, std::min(n + rows, rank), values.data() + n, rank, false, compute);
-  values *= update.scale;
-  return {values.data(), tokens, rank, compute};
+  result.values.resize(static_cast<std::size_t>(in.tokens * rank));
+  if (in.packed)
+    panel_rows(*in.packed, in.tokens, update.a, 0, rank, result.values.data(), rank, false, compute);
+  else
+    for (index_t t = 0; t < in.tokens; ++t)
+      compute.kernels->multiply_vector(update.a, 0, rank, in.x + t * in.columns, in.sums.data() + t * (in.columns / 32), result.values.data() + t * rank);
+  for (float& value : result.values) value *= update.scale;
+  if (in.packed)
+    result.packed.emplace(result.values.data(), in.tokens, rank, compute);
+  else
+    result.sums = block_sums(result.values.data(), in.tokens, rank);
+  return result;
 }
 
-inline void linear_panels(const float* x, index_t tokens, std::span<const linear_product> products, const compute_options& compute) {
-  const packed_input packed(x, tokens, products[0].weight->base.columns, compute);
-  std::vector<std::vector<packed_input>> reduced(products.size());
-  parallel_tasks(static_cast<index_t>(products.size()), [&](index_t i) {
-    const auto at = static_cast<std::size_t>(i);
-    for (const low_rank_update& u : products[at].weight->updates) reduced[at].push_back(reduce_panels(packed, tokens, u, compute));
-  });
-  const auto pieces = pieces_of(products, compute.kernels->panel_rows);
-  parallel_tasks(static_cast<index_t>(pieces.size()), [&](index_t i) {
-    const auto& [product, index, first, last] = pieces[static_cast<std::size_t>(i)];
-    const linear_weight& w = *product->weight;
-    float* y = product->y + first;
-    multiply_rows(packed, tokens, w.base, first, last, y, w.base.rows, false, compute);
-    for (std::size_t u = 0; u < w.updates.size(); ++u)
-      multiply_rows(reduced[index][u], tokens, w.updates[u].b, first, last, y, w.base.rows, true, compute);
-  });
+/// y[:, first..last) += reduced · Bᵀ.
+inline void add_update(const linear_input& in, const reduced_input& reduced, const weight_view& b, index_t first, index_t last, float* y,
+                       const compute_options& compute) {
+  if (reduced.packed) return panel_rows(*reduced.packed, in.tokens, b, first, last, y, b.rows, true, compute);
+  auto* change = reinterpret_cast<float*>(thread_scratch(b.rows * static_cast<index_t>(sizeof(float))));
+  for (index_t t = 0; t < in.tokens; ++t) {
+    compute.kernels->multiply_vector(b, first, last, reduced.values.data() + t * b.columns, reduced.sums.data() + t * (b.columns / 32), change);
+    for (index_t n = first; n < last; ++n) y[t * b.rows + n] += change[n];
+  }
+}
+
+/// One task's work.
+inline void multiply_piece(const linear_input& in, const linear_piece& piece, const std::vector<reduced_input>& reduced, const compute_options& compute) {
+  const auto& [product, index, way, first, last] = piece;
+  const linear_weight& w = *product->weight;
+  if (way == linear_way::integers)
+    integer_rows(in, w, first, last, product->y, compute);
+  else if (way == linear_way::panels)
+    panel_rows(*in.packed, in.tokens, w.base, first, last, product->y, w.base.rows, false, compute);
+  else
+    for (index_t t = 0; t < in.tokens; ++t)
+      compute.kernels->multiply_vector(w.base, first, last, in.x + t * in.columns, in.sums.data() + t * (in.columns / 32), product->y + t * w.base.rows);
+  for (std::size_t u = 0; u < w.updates.size(); ++u) add_update(in, reduced[u], w.updates[u].b, first, last, product->y, compute);
 }
 
 }  // namespace detail
 
-/// y = x · Wᵀ for each product; x is [tokens, K], all weights are [N_i, K]. Which path is taken depends on `tokens` and
-/// compute.batched alone.
+/// y = x · Wᵀ for each product; x is [tokens, K], all weights are [N_i, K]. Which way is taken depends on the weight, the options and whether
+/// tokens are few (compute.batched: never) alone.
 inline void linear(const float* x, index_t tokens, std::span<const linear_product> products, const compute_options& compute) {
   if (tokens == 0) return;
-  if (tokens <= detail::vector_tokens && !compute.batched)
-    detail::linear_vectors(x, tokens, products, compute);
-  else
-    detail::linear_panels(x, tokens, products, compute);
+  const detail::linear_input in(x, tokens, products, compute);
+  std::vector<std::vector<detail::reduced_input>> reduced(products.size());
+  parallel_tasks(static_cast<index_t>(products.size()), [&](index_t i) {
+    const auto at = static_cast<std::size_t>(i);
+    for (const low_rank_update& u : products[at].weight->updates) reduced[at].push_back(detail::reduce(in, u, compute));
+  });
+  const auto pieces = detail::pieces_of(products, tokens, compute);
+  parallel_tasks(static_cast<index_t>(pieces.size()), [&](index_t i) {
+    const detail::linear_piece& piece = pieces[static_cast<std::size_t>(i)];
+    detail::multiply_piece(in, piece, reduced[piece.index], compute);
+  });
 }
 
 inline void linear(const float* x, index_t tokens, const linear_weight& weight, float* y, const compute_options& compute) {

@@ -19,6 +19,9 @@ inline constexpr isa level = isa::avx512;
 inline constexpr int lanes = 16;
 inline constexpr int tile_rows = 12;
 inline constexpr bool has_bf16 = false;
+inline constexpr dot byte_dot = dot::saturating;
+inline constexpr bool signed_units = false;
+inline constexpr int integer_tile_rows = 8;
 
 #include "blockattn/kernels/generic/vector.inl.hpp"
 
@@ -44,6 +47,8 @@ BLOCKATTN_INLINE vi interleave_low(vi a, vi b) {
 BLOCKATTN_INLINE vi interleave_high(vi a, vi b) {
   return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
+/// Lanes 4 i, 4 i + 2, 4 i + 1, 4 i + 3.
+BLOCKATTN_INLINE vi even_then_odd(vi x) { return __builtin_shufflevector(x, x, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15); }
 BLOCKATTN_INLINE float half_to_f32(std::uint16_t bits) { return _cvtsh_ss(bits); }
 BLOCKATTN_INLINE vf load_f16(const std::uint16_t* p) {
   return reinterpret_cast<vf>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
@@ -57,6 +62,42 @@ BLOCKATTN_INLINE vf multiply_add(vf a, vf b, vf c) {
       _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
 }
 BLOCKATTN_INLINE vf multiply_add_bf16(vi, vi, vf c) { return c; }
+/// c + a[2i] * b[2i] + a[2i+1] * b[2i+1] over pairs of 16-bit integers.
+BLOCKATTN_INLINE vi dot_words(vi c, vi a, vi b) {
+  return c + reinterpret_cast<vi>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
+/// Sums of two neighbouring products of unsigned and signed bytes, in 16 bits.
+BLOCKATTN_INLINE vi multiply_bytes(vi u, vi s) {
+  return reinterpret_cast<vi>(_mm512_maddubs_epi16(reinterpret_cast<__m512i>(u), reinterpret_cast<__m512i>(s)));
+}
+BLOCKATTN_INLINE vi dot_bytes(vi c, vi, vi) { return c; }
+/// The largest, and the sum, of all lanes.
+BLOCKATTN_INLINE float largest_of_lanes(vf v) {
+  float x[lanes];
+  store(x, v);
+  __m256 y = _mm256_max_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8));
+  y = _mm256_max_ps(y, _mm256_permute2f128_ps(y, y, 1));
+  y = _mm256_max_ps(y, _mm256_permute_ps(y, 0x4e));
+  return _mm256_cvtss_f32(_mm256_max_ps(y, _mm256_permute_ps(y, 0xb1)));
+}
+BLOCKATTN_INLINE std::int32_t sum_of_lanes(vi v) {
+  std::int32_t x[lanes];
+  store_as(x, v);
+  __m256i y = _mm256_add_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 8)));
+  y = _mm256_add_epi32(y, _mm256_permute2x128_si256(y, y, 1));
+  y = _mm256_add_epi32(y, _mm256_shuffle_epi32(y, 0x4e));
+  return _mm256_cvtsi256_si32(_mm256_add_epi32(y, _mm256_shuffle_epi32(y, 0xb1)));
+}
+/// 32 integers from -128 to 127 -> bytes.
+BLOCKATTN_INLINE void store_bytes(std::byte* p, const vi (&x)[2]) {
+  for (int i = 0; i < 2; ++i)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16 * i), _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(x[i])));
+}
+/// Bytes 0 to 15 -> levels of iq4_values + 128.
+BLOCKATTN_INLINE vi iq4_levels(vi x) {
+  const __m512i table = _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(iq4_values.data())));
+  return reinterpret_cast<vi>(_mm512_xor_si512(_mm512_shuffle_epi8(table, reinterpret_cast<__m512i>(x)), _mm512_set1_epi8(-128)));
+}
 BLOCKATTN_INLINE void store_bf16(std::uint16_t* p, vf x) { store_bf16_by_bits(p, x); }
 
 #include "blockattn/kernels/generic/kernels.inl.hpp"
