@@ -34,10 +34,11 @@ struct tokenize_options {
 void add_tokenize(CLI::App& app, tokenize_options& options);
 int run_tokenize(const tokenize_options& options);
 
-/// `inspect`: what a checkpoint holds.
+/// `inspect`: what a checkpoint holds, or what the processor has.
 struct inspect_options {
   common_options common;
   bool fingerprint = false;
+  bool cpu = false;
   std::string path;
 };
 void add_inspect(CLI::App& app, inspect_options& options);

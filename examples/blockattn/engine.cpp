@@ -30,6 +30,7 @@ blockattn::model open_model(const model_options& options) {
   blockattn::load_options load;
   load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;
   if (options.kv != "default") load.kv = blockattn::parse_kv_types(options.kv);
+  load.repack = options.repack == "on";
   load.adapters = asked_adapters(options);
   load.log = [](blockattn::log_level level, std::string_view line) {
     if (level == blockattn::log_level::warning) warn(line);

@@ -74,11 +74,12 @@ json to_json(const blockattn::gguf_file& file) {
   for (const auto& [key, value] : file.metadata()) metadata[key] = metadata_json(file, key, 8);
   std::map<std::string, json> types;
   json tensors = json::array();
-  blockattn::index_t parameters = 0;
+  blockattn::index_t parameters = 0, repacked = 0;
   for (const blockattn::gguf_tensor& t : file.tensors()) {
     blockattn::index_t values = 1;
     for (const blockattn::index_t size : t.shape) values *= size;
     parameters += values;
+    if (t.shape.size() == 2) repacked += blockattn::interleaved_bytes(t.type, 1, t.shape[0]) * t.shape[1];
     const std::string type = name(t.type);
     if (types.count(type) == 0) types[type] = {{"tensors", 0}, {"parameters", 0}, {"bytes", 0}};
     types[type]["tensors"] = types[type]["tensors"].get<std::int64_t>() + 1;
@@ -88,7 +89,7 @@ json to_json(const blockattn::gguf_file& file) {
   }
   return {{"file", file.path()},      {"version", file.version()}, {"size_bytes", file.size_bytes()},
           {"parameters", parameters}, {"metadata", metadata},      {"types", types},
-          {"tensors", tensors}};
+          {"repacked_bytes", repacked}, {"tensors", tensors}};
 }
 
 json error_json(std::string_view message) {

@@ -83,6 +83,10 @@ void add_model(CLI::App& app, model_options& options) {
         }
       })
       ->capture_default_str();
+  app.add_option("--repack", options.repack,
+                 "Keep a copy of quantised weights in the order of the kernels: faster, for as much memory as the file takes")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_option("--cache-mb", options.cache_mb, "Most memory that cached blocks may take, in MiB; 0: no cache")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();

@@ -22,6 +22,7 @@ struct model_options {
   std::string path;
   std::string precision = "fast";  ///< exact, fast
   std::string kv = "default";      ///< default, TYPE or KEYS:VALUES; see blockattn::parse_kv_types
+  std::string repack = "on";       ///< on, off; see blockattn::load_options
   int cache_mb = 512;              ///< byte budget of the block cache, MiB
   std::vector<std::string> lora;   ///< adapters, FILE or FILE:SCALE; "none" alone: no adapter, not by default either
 };

@@ -103,7 +103,9 @@ int run_run(const run_options& options) {
       std::cout << std::endl;
       print_summary(result);
     } else {
-      print_json(to_json(result));
+      json line = to_json(result);
+      line["repacked_bytes"] = model.repacked_bytes();
+      print_json(line);
     }
     return interrupt_guard::interrupted() ? exit_interrupted : 0;
   });

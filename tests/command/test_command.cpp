@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "blockattn/kernels/cpu.hpp"
 #include "command_runner.hpp"
 #include "support/model_path.hpp"
 
@@ -76,12 +77,26 @@ TEST_CASE("inspect shows metadata and tensors", "[command]") {
   CHECK(file["metadata"]["tokenizer.ggml.tokens"]["count"] == 49152);
   CHECK(file["tensors"].size() == 272);
   CHECK(file["parameters"] == 134515008);
+  const auto quantised = file["types"]["q4_1"]["bytes"].get<std::uint64_t>() + file["types"]["q8_0"]["bytes"].get<std::uint64_t>();
+  CHECK(file["repacked_bytes"] == quantised);  // of these types the copy is as large as the weights
   const command_result weights = run_command({"inspect", model(), "--fingerprint"});
   CHECK(weights.out == "a328be324d7f991357c3e75b1b14fe05\n");
   CHECK(
       json::parse(run_command({"inspect", model(), "--fingerprint", "--json"}).out)["fingerprint"].get<std::string>() +
           "\n" ==
       weights.out);
+}
+
+TEST_CASE("inspect says what the processor has and which kernels are used", "[command]") {
+  const json cpu = json::parse(run_command({"inspect", "--cpu", "--json"}).out);
+  CHECK(cpu["levels"].size() == blockattn::all_isas.size());
+  CHECK(cpu["levels"][0]["level"] == "portable");
+  CHECK(cpu["levels"][0]["supported"] == true);
+  const std::string chosen = cpu["chosen"].get<std::string>();
+  for (const json& level : cpu["levels"])
+    if (level["level"] == chosen) CHECK(level["supported"] == true);
+  CHECK_THAT(run_command({"inspect", "--cpu"}).out, Contains(chosen + " ") && Contains("chosen"));
+  CHECK(run_command({"inspect"}).status == 2);
 }
 
 TEST_CASE("run continues a prompt of blocks", "[command]") {
