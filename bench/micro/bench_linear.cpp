@@ -1,5 +1,6 @@
-// Matrix products: one token against streamed weights (generation), and many tokens against an unpacked panel
-// (prompts). Shapes of SmolLM2-135M's feed-forward layer: 576 inputs, 1536 outputs.
+// Matrix products: quantised weights in the kernels' order times quantised activations, one token (generation) and many
+// (prompts); and in float arithmetic one token against streamed weights, and many tokens against an unpacked panel.
+// Shapes of SmolLM2-135M's feed-forward layer, 576 inputs, 1536 outputs; for types in blocks of 256 it is 768 inputs.
 #include "operands.hpp"
 
 namespace {
@@ -73,8 +74,47 @@ void multiply_panels(benchmark::State& state, isa level, dtype type, arithmetic 
                                                 benchmark::Counter::kIsIterationInvariantRate);
 }
 
+/// 'bytes' and 'words' in the names: how activations are given (kernel_table.hpp).
+void multiply_integers(benchmark::State& state, isa level, dtype type, bool wide) {
+  const auto& kernels = blockattn::kernels_of(level);
+  const auto& integer = kernels.integer;
+  const index_t tokens = state.range(0), columns = blockattn::block_values(type) == 256 ? 768 : inputs, width = kernels.panel_rows;
+  const random_weights weights(type, outputs, columns, 1);
+  const std::vector<float> x = random_values(tokens * columns, 2);
+  const auto form = integer.form_of(type, wide, tokens <= 4);
+  const index_t panel = blockattn::interleaved_bytes(type, width, columns);
+  aligned_bytes panels(panel * outputs / width), scratch(integer.scratch_bytes(tokens)), quantised(integer.quantised_bytes(form, columns) * tokens);
+  for (index_t n = 0; n < outputs; n += width) blockattn::interleave_panel(weights.view, n, width, width, panels.data() + n / width * panel);
+  std::vector<float> y(static_cast<std::size_t>(tokens * outputs));
+  const auto run = [&] {
+    integer.quantise(form, x.data(), tokens, columns, quantised.data());
+    for (index_t n = 0; n < outputs; n += width)
+      integer.multiply(type, form, quantised.data(), tokens, columns, panels.data() + n / width * panel, width, y.data() + n, outputs, scratch.data());
+  };
+  run();
+  if (!answers_agree(state, y, expected_product(weights.view, x, tokens), form == blockattn::activation_form::words ? 1e-3F : 2e-2F)) return;
+  for (auto _ : state) {
+    run();
+    benchmark::DoNotOptimize(y.data());
+  }
+  state.SetBytesProcessed(state.iterations() * panel * outputs / width);
+  state.counters["op/s"] = benchmark::Counter(2.0 * static_cast<double>(tokens * columns * outputs), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void register_integers(isa level, dtype type) {
+  const auto& integer = blockattn::kernels_of(level).integer;
+  for (const bool wide : {false, true}) {
+    const auto form = integer.form_of(type, wide, true);
+    if (!wide && form == blockattn::activation_form::words) continue;  // the same as the wide one
+    const std::string name = std::string("multiply_integers/") + (wide ? "words/" : "bytes/") + blockattn::name(type) + "/" + std::string(blockattn::name(level));
+    benchmark::RegisterBenchmark(name.c_str(), multiply_integers, level, type, wide)->Arg(1)->Arg(16)->Arg(512);
+  }
+}
+
 const bool registered = [] {
   for (const isa level : supported_levels()) {
+    for (const dtype type : blockattn::all_dtypes)
+      if (!blockattn::is_float(type)) register_integers(level, type);
     for (const dtype type : {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0, dtype::q4_1}) {
       const std::string suffix = std::string("/") + name(type) + "/" + std::string(name(level));
       benchmark::RegisterBenchmark(("multiply_vector" + suffix).c_str(), multiply_vector, level, type);

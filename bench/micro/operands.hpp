@@ -65,8 +65,9 @@ struct random_weights {
       for (std::byte& b : bytes) b = static_cast<std::byte>(random());
       const auto block = static_cast<std::size_t>(blockattn::block_bytes(type));
       for (std::size_t at = 0; at < bytes.size(); at += block) {
-        put_f16(at, 1.0F / 64);
-        if (type == dtype::q4_1) put_f16(at + 2, -0.125F);
+        const blockattn::dtype_facts& f = blockattn::facts(type);
+        put_f16(at + static_cast<std::size_t>(f.scale_at), blockattn::block_values(type) == 256 ? 1.0F / 1024 : 1.0F / 64);
+        if (f.scales == 2) put_f16(at + static_cast<std::size_t>(f.scale_at) + 2, blockattn::block_values(type) == 256 ? 1.0F / 128 : -0.125F);
       }
     }
     view = {type, bytes.data(), rows, columns};
