@@ -110,6 +110,36 @@ TEST_CASE("a second turn continues what the first one said", "[session]") {
   CHECK(best == second.ids.front());
 }
 
+TEST_CASE("a chat goes on where the session stands, and begins anew where it can't", "[session]") {
+  std::vector<std::string> warnings;
+  load_options loading;
+  loading.log = [&](log_level, std::string_view line) { warnings.emplace_back(line); };
+  const model m = model::load(blockattn_test::model_path(), loading);
+  const auto cache = std::make_shared<block_cache>(std::size_t{64} << 20);
+  session s(m, cache);
+  std::vector<chat_message> talk = {{"system", "Answer shortly."}, {"user", "Name a colour."}};
+  const auto first = s.chat(talk, short_answer(10));
+  CHECK(first.blocks.total == 1);  // the system message; the question is the final block
+  talk.insert(talk.end(), {{"assistant", first.text}, {"user", "Another one."}});
+  const auto held = s.position();
+  const auto second = s.chat(talk, short_answer(10));
+  CHECK(second.prompt_tokens == static_cast<index_t>(m.vocabulary().encode(m.chat().next_turn("Another one.")).size()));
+  CHECK(s.position() == held + second.prompt_tokens + static_cast<index_t>(second.ids.size()));
+  CHECK(warnings.empty());
+
+  session by_hand(m, cache);
+  (void)by_hand.generate(m.chat().messages({talk.begin(), talk.begin() + 2}), short_answer(10));
+  CHECK(by_hand.generate(std::vector{m.chat().next_turn("Another one.")}, short_answer(10)).ids == second.ids);
+
+  talk[2].content = "Something that was never said.";
+  const auto anew = s.chat(talk, short_answer(4));
+  REQUIRE(warnings.size() == 1);
+  CHECK(warnings[0].find("begins anew") != std::string::npos);
+  CHECK(s.position() == anew.prompt_tokens + static_cast<index_t>(anew.ids.size()));
+  CHECK_THROWS_AS(s.chat({}, short_answer(1)), argument_error);
+  CHECK(s.position() == anew.prompt_tokens + static_cast<index_t>(anew.ids.size()));
+}
+
 TEST_CASE("the stream is the text, in whole characters", "[session]") {
   session s(loaded());
   std::string streamed;

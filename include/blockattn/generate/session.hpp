@@ -108,6 +108,27 @@ class session {
     return generate(model_.chat().rag(system, passages, question), options, on_text);
   }
 
+  /// The next answer of a conversation, by the model's own chat template: `messages` are all of it, the last one to be answered. What the session holds of it already
+  /// isn't run again. If the template writes the earlier messages differently now (some leave out an answer's thoughts), or the session holds something else, it begins
+  /// anew, and says so to the log.
+  generation_result chat(const std::vector<chat_message>& messages, const generation_options& options = {}, const text_callback& on_text = {}) {
+    const chat_template form = model_.chat();
+    const bool empty = position() == 0;
+    auto blocks = !empty && position() == held_to_ ? form.extend(messages, held_) : std::nullopt;
+    if (!blocks) {
+      blocks = form.messages(messages);
+      if (!empty) blockattn::log(model_.log(), log_level::warning, "[session] the conversation isn't a continuation of what the session holds, as the chat template writes it: it begins anew");
+      if (!empty) reset();
+    }
+    const index_t before = position();
+    generation_result result = generate(*blocks, options, on_text);
+    if (position() == before) return result;  // cancelled before the prompt stood
+    for (const text_block& block : *blocks) held_ += block.text();
+    held_ += model_.vocabulary().decode(result.ids, true);
+    held_to_ = position();
+    return result;
+  }
+
   /// Logits [V] of the token after the prompt. The session then holds the prompt, as after a turn with max_tokens = 0.
   std::vector<float> logits(std::span<const text_block> blocks, const attention_plan& plan = {}) {
     generation_result ignored;
@@ -130,6 +151,8 @@ class session {
     history_.clear();
     pending_.clear();
     position_ = 0;
+    held_.clear();
+    held_to_ = 0;
   }
 
   [[nodiscard]] const model& get_model() const { return model_; }
@@ -146,7 +169,9 @@ class session {
     std::vector<std::vector<token_id>> ids;
     ids.reserve(blocks.size());
     for (const text_block& block : blocks) ids.push_back(model_.vocabulary().encode(block));
-    if (position() == 0 && !ids.empty() && model_.vocabulary().adds_bos() && model_.vocabulary().bos()) ids.front().insert(ids.front().begin(), *model_.vocabulary().bos());
+    const auto bos = model_.vocabulary().bos();
+    const bool written = !ids.empty() && !ids.front().empty() && ids.front().front() == bos;  // chat templates often write it themselves
+    if (position() == 0 && !ids.empty() && model_.vocabulary().adds_bos() && bos && !written) ids.front().insert(ids.front().begin(), *bos);
     return prefill_ids(ids, plan, control, result);
   }
 
@@ -337,6 +362,8 @@ class session {
   std::vector<token_id> history_;  ///< all tokens so far, for the repetition penalty
   std::vector<token_id> pending_;  ///< sampled, but not yet run through the model
   index_t position_ = 0;           ///< of the first token that isn't in tail or blocks yet
+  std::string held_;               ///< text of what chat() brought into the session, answers included
+  index_t held_to_ = 0;            ///< position() then
 };
 
 }  // namespace blockattn::inline v0

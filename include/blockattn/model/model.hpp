@@ -76,8 +76,8 @@ class model {
   [[nodiscard]] index_t repacked_bytes() const { return state_->base->store.bytes(); }
   [[nodiscard]] const log_sink& log() const { return state_->options.log; }
 
-  /// The file's chat template. Throws format_error if it has none that is supported.
-  [[nodiscard]] chat_template chat() const { return chat_template::from_gguf(state_->base->file); }
+  /// The file's chat template, or the one that it calls `variant` ("rag", "tool_use"). Throws format_error if it isn't there or isn't Jinja.
+  [[nodiscard]] chat_template chat(std::string_view variant = {}) const { return chat_template::from_gguf(state_->base->file, variant); }
 
   /// What keys and values of a block depend on besides its tokens: weights, adapters, shapes, RoPE, arithmetic, KV type. Reads all weights at its first call.
   [[nodiscard]] const fingerprint128& fingerprint() const {
