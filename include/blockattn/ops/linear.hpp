@@ -76,7 +76,9 @@ enum class linear_way { integers, rows, panels };
 
 /// Tokens that the panels of one task are multiplied with before the next ones: their integers stay in the second cache meanwhile. All of them for
 /// tiles, where expanding a panel costs as much as multiplying it with this many.
-[[nodiscard]] inline index_t tokens_at_once(activation_form form, index_t tokens) { return form == activation_form::halves ? tokens : std::min<index_t>(tokens, 128); }
+[[nodiscard]] inline index_t tokens_at_once(activation_form form, index_t tokens) {
+  return form == activation_form::halves ? tokens : std::min<index_t>(tokens, 128);
+}
 
 /// Rows [first, last) of one product, one task's work.
 struct linear_piece {

@@ -216,10 +216,12 @@ BLOCKATTN_INLINE void sum_words(const std::byte* x, index_t row, const std::uint
   }
 }
 
-/// Rows of quantised activations: integers and scales of the chunk's first group.
+/// Rows of quantised activations: integers, scales and sums of the chunk's first group.
 struct quantised_rows {
-  const std::byte *integers, *scales;
+  const std::byte *integers, *scales, *sums;
   index_t row;  ///< bytes between two tokens
+
+  [[nodiscard]] BLOCKATTN_INLINE quantised_rows from(index_t t) const { return {integers + t * row, scales + t * row, sums + t * row, row}; }
 };
 
 /// How a type is multiplied: 16-bit words or bytes, scales in 32 columns, steps of bytes whose sums fit in 16 bits.
@@ -230,15 +232,42 @@ struct product_kind {
   static constexpr int steps = (Words ? 16 : 8) / Halves;  ///< of one scale
 };
 
-/// c[m, 0..panel_width) += the products of `groups` groups.
+BLOCKATTN_INLINE vf splat_float_at(const std::byte* p) { return splat(std::bit_cast<float>(read_unit(p))); }
+
+/// sums[m, 0..panel_width) = what the minima of `scales` scales add up to, on top of c with `add`.
+template <int Rows>
+BLOCKATTN_INLINE void start_sums(const quantised_rows& x, const float* minima, index_t scales, const float* c, index_t stride, bool add, float* sums) {
+  vf sum[Rows][2];
+#pragma GCC unroll 8
+  for (int m = 0; m < Rows; ++m) {
+    sum[m][0] = add ? load(c + m * stride) : splat(0);
+    sum[m][1] = add ? load(c + m * stride + lanes) : splat(0);
+  }
+  for (index_t s = 0; s < scales; ++s, minima += panel_width) {
+    const vf m0 = load(minima), m1 = load(minima + lanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < Rows; ++m) {
+      const vf q = splat_float_at(x.sums + m * x.row + 4 * s);
+      sum[m][0] = multiply_add(m0, q, sum[m][0]);
+      sum[m][1] = multiply_add(m1, q, sum[m][1]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < Rows; ++m) {
+    store(sums + m * panel_width, sum[m][0]);
+    store(sums + m * panel_width + lanes, sum[m][1]);
+  }
+}
+
+/// c[m, 0..panel_width) = or, with `add`, += the products of `groups` groups.
 template <class Kind, int Rows>
-inline void integer_tile(const quantised_rows& x, const expanded_chunk& w, index_t groups, float* c, index_t stride) {
+inline void integer_tile(const quantised_rows& x, const expanded_chunk& w, index_t groups, float* c, index_t stride, bool add) {
   const std::uint32_t* b = w.units;
   const float* scales = w.scales;
   const std::byte* q = x.integers;
-  alignas(64) float memory[Rows * panel_width];  // rows of c may lie at distances that make loads wait for stores to other rows
+  alignas(64) float memory[Rows * panel_width];  // rows of c may lie at distances at which they push each other out of the first cache
   float* sums = in_memory(memory);
-  for (int m = 0; m < Rows; ++m) __builtin_memcpy(sums + m * panel_width, c + m * stride, sizeof(float) * panel_width);
+  start_sums<Rows>(x, w.minima, groups * Kind::halves, c, stride, add, sums);
   for (index_t g = 0; g < groups; ++g) {
 #pragma GCC unroll 2
     for (int h = 0; h < Kind::halves; ++h) {
@@ -250,7 +279,7 @@ inline void integer_tile(const quantised_rows& x, const expanded_chunk& w, index
       const vf d0 = load(scales), d1 = load(scales + lanes);
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
-        const vf d = splat(std::bit_cast<float>(read_unit(x.scales + m * x.row + 4 * g)));
+        const vf d = splat_float_at(x.scales + m * x.row + 4 * g);
         float* to = sums + m * panel_width;
         store(to, multiply_add(__builtin_convertvector(sum[m][0], vf), d0 * d, load(to)));
         store(to + lanes, multiply_add(__builtin_convertvector(sum[m][1], vf), d1 * d, load(to + lanes)));
@@ -264,25 +293,27 @@ inline void integer_tile(const quantised_rows& x, const expanded_chunk& w, index
 }
 
 template <class Kind>
-inline void integer_rows(const quantised_rows& x, index_t tokens, const expanded_chunk& w, index_t groups, float* c, index_t stride) {
+inline void integer_rows(const quantised_rows& x, index_t tokens, const expanded_chunk& w, index_t groups, float* c, index_t stride, bool add) {
   index_t t = 0;
-  for (; t + integer_tile_rows <= tokens; t += integer_tile_rows)
-    integer_tile<Kind, integer_tile_rows>({x.integers + t * x.row, x.scales + t * x.row, x.row}, w, groups, c + t * stride, stride);
-  for (; t < tokens; ++t) integer_tile<Kind, 1>({x.integers + t * x.row, x.scales + t * x.row, x.row}, w, groups, c + t * stride, stride);
+  for (; t + integer_tile_rows <= tokens; t += integer_tile_rows) integer_tile<Kind, integer_tile_rows>(x.from(t), w, groups, c + t * stride, stride, add);
+  for (; t < tokens; ++t) integer_tile<Kind, 1>(x.from(t), w, groups, c + t * stride, stride, add);
+}
+
+/// One scale in 32 columns, or two. Byte sums of `Whole` or `Half` steps fit in 16 bits.
+template <bool Words, int Whole, int Half>
+BLOCKATTN_INLINE void integer_rows_by(int halves, const quantised_rows& x, index_t tokens, const expanded_chunk& w, index_t groups, float* c, index_t stride, bool add) {
+  if (halves == 2) return integer_rows<product_kind<Words, 2, Half>>(x, tokens, w, groups, c, stride, add);
+  integer_rows<product_kind<Words, 1, Whole>>(x, tokens, w, groups, c, stride, add);
 }
 
 inline void integer_rows_of(const interleaved_format& f, activation_form form, const quantised_rows& x, index_t tokens, const expanded_chunk& w, index_t groups,
-                            float* c, index_t stride) {
-  const bool halves = f.halves == 2;
-  if (form == activation_form::words)
-    return halves ? integer_rows<product_kind<true, 2, 1>>(x, tokens, w, groups, c, stride) : integer_rows<product_kind<true, 1, 1>>(x, tokens, w, groups, c, stride);
-  if constexpr (byte_dot == dot::full)
-    return halves ? integer_rows<product_kind<false, 2, 4>>(x, tokens, w, groups, c, stride) : integer_rows<product_kind<false, 1, 8>>(x, tokens, w, groups, c, stride);
+                            float* c, index_t stride, bool add) {
+  if (form == activation_form::words) return integer_rows_by<true, 1, 1>(f.halves, x, tokens, w, groups, c, stride, add);
+  if constexpr (byte_dot == dot::full) return integer_rows_by<false, 8, 4>(f.halves, x, tokens, w, groups, c, stride, add);
   if constexpr (byte_dot == dot::saturating) {
-    if (f.low_bits + f.high_bits == 4)
-      return halves ? integer_rows<product_kind<false, 2, 4>>(x, tokens, w, groups, c, stride) : integer_rows<product_kind<false, 1, 8>>(x, tokens, w, groups, c, stride);
-    if (f.high_bits == 1) return integer_rows<product_kind<false, 1, 4>>(x, tokens, w, groups, c, stride);
-    integer_rows<product_kind<false, 2, 2>>(x, tokens, w, groups, c, stride);
+    if (f.low_bits + f.high_bits == 4) return integer_rows_by<false, 8, 4>(f.halves, x, tokens, w, groups, c, stride, add);
+    if (f.high_bits == 1) return integer_rows<product_kind<false, 1, 4>>(x, tokens, w, groups, c, stride, add);
+    integer_rows<product_kind<false, 2, 2>>(x, tokens, w, groups, c, stride, add);
   }
 }
 
@@ -308,12 +339,7 @@ inline void multiply_whole_panel(dtype type, activation_form form, const std::by
                            reinterpret_cast<float*>(scratch + groups * panel_width * (words ? 64 : 32)) + groups * f.halves * panel_width};
     words ? expand_chunk<true>(f, panel + g * panel_width * f.row_bytes(), groups, w) : expand_chunk<false>(f, panel + g * panel_width * f.row_bytes(), groups, w);
     const std::byte* sums = x + (f.halves == 2 ? at.half_sums : at.sums) + 4 * f.halves * g;
-    const auto* minima = reinterpret_cast<const std::uint32_t*>(w.minima);
-    if (g == 0)
-      multiply_rows<false, false>(sums, at.bytes, 4, tokens, minima, groups * f.halves, y, stride);
-    else
-      multiply_rows<false, true>(sums, at.bytes, 4, tokens, minima, groups * f.halves, y, stride);
-    integer_rows_of(f, form, {x + (words ? 64 : 32) * g, x + at.scales + 4 * g, at.bytes}, tokens, w, groups, y, stride);
+    integer_rows_of(f, form, {x + (words ? 64 : 32) * g, x + at.scales + 4 * g, sums, at.bytes}, tokens, w, groups, y, stride, g > 0);
   }
 }
 
