@@ -39,6 +39,7 @@ struct inspect_options {
   common_options common;
   bool fingerprint = false;
   bool cpu = false;
+  bool check = false;
   std::string path;
 };
 void add_inspect(CLI::App& app, inspect_options& options);

@@ -35,7 +35,18 @@ blockattn::model open_model(const model_options& options) {
   load.log = [](blockattn::log_level level, std::string_view line) {
     if (level == blockattn::log_level::warning) warn(line);
   };
-  return blockattn::model::load(options.path, load);
+  progress_bar bar("quantising", "bytes");
+  if (!options.quantize.empty()) {
+    load.quantize = options.quantize == "q4_0" ? blockattn::dtype::q4_0 : blockattn::dtype::q8_0;
+    load.quantized_file = options.quantized_file;
+    load.progress = [&bar](std::int64_t done, std::int64_t total) {
+      bar.update(done, total);
+      return !interrupt_guard::interrupted();
+    };
+  }
+  blockattn::model result = blockattn::model::load(options.path, load);
+  bar.finish();
+  return result;
 }
 
 adapted_model open_adapted_model(const model_options& options) {

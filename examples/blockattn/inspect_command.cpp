@@ -5,8 +5,9 @@
 #include <cstdio>
 #include <iostream>
 
-#include "blockattn/io/gguf.hpp"
+#include "blockattn/io/check_weights.hpp"
 #include "blockattn/io/gguf_fingerprint.hpp"
+#include "blockattn/io/open_checkpoint.hpp"
 #include "blockattn/kernels/cpu.hpp"
 #include "blockattn/kernels/interleave.hpp"
 #include "commands.hpp"
@@ -47,7 +48,7 @@ void print_columns(const std::string& left, std::size_t width, const std::string
 void print_text(const json& file) {
   const bool colour = wants_colour(STDOUT_FILENO);
   std::cout << bold(printable(file["file"].get<std::string>()), colour) << '\n';
-  std::cout << "GGUF version " << file["version"] << ", " << mebibytes(file["size_bytes"].get<std::uint64_t>()) << ", "
+  std::cout << file["format"].get<std::string>() << (file.contains("version") ? " version " + file["version"].dump() : "") << ", " << mebibytes(file["size_bytes"].get<std::uint64_t>()) << ", "
             << file["tensors"].size() << " tensors, " << file["parameters"] << " parameters\n\n"
             << bold("metadata", colour) << '\n';
   for (const auto& [key, value] : file["metadata"].items()) print_columns(key, 44, shortened(value_text(value), 100));
@@ -120,7 +121,7 @@ int print_cpu(bool as_json) {
 }  // namespace
 
 void add_inspect(CLI::App& app, inspect_options& options) {
-  CLI::Option* model = app.add_option("model", options.path, "Checkpoint in GGUF format")->type_name("MODEL");
+  CLI::Option* model = app.add_option("model", options.path, "Checkpoint: a GGUF file, or a folder with safetensors files")->type_name("MODEL");
   CLI::Option* cpu = app.add_flag("--cpu", options.cpu, "What the processor has, and which level of kernels is used");
   model->excludes(cpu);
   app.parse_complete_callback([&options] {
@@ -128,13 +129,22 @@ void add_inspect(CLI::App& app, inspect_options& options) {
   });
   app.add_flag("--fingerprint", options.fingerprint,
                "Only the fingerprint of the tensors, by which an adapter names its base");
+  app.add_flag("--check", options.check, "Read all weights first, and fail if one is infinite or not a number");
   add_common(app, options.common);
   app.footer("Examples:\n  blockattn inspect model.gguf --json\n  blockattn inspect --cpu");
 }
 
 int run_inspect(const inspect_options& options) {
   if (options.cpu) return print_cpu(options.common.json);
-  const blockattn::gguf_file file(options.path);
+  const blockattn::checkpoint file = blockattn::open_checkpoint(options.path);
+  if (options.check) {
+    progress_bar bar("checking", "bytes", !options.common.json);
+    blockattn::check_weights(file, [&bar](std::int64_t done, std::int64_t total) {
+      bar.update(done, total);
+      return true;
+    });
+    bar.finish();
+  }
   if (options.fingerprint) {
     const std::string fingerprint = to_string(blockattn::hash_tensors(file));
     if (options.common.json)

@@ -27,7 +27,7 @@ const char* type_name(blockattn::gguf_type type) {
   return names[static_cast<std::size_t>(type)];
 }
 
-json array_json(const blockattn::gguf_file& file, std::string_view key, const blockattn::gguf_value& value,
+json array_json(const blockattn::checkpoint& file, std::string_view key, const blockattn::gguf_value& value,
                 std::size_t shown) {
   json first;
   if (value.element == blockattn::gguf_type::string) {
@@ -40,6 +40,13 @@ json array_json(const blockattn::gguf_file& file, std::string_view key, const bl
     first = first_of(file.numbers<std::int64_t>(key), shown);
   }
   return {{"element", type_name(value.element)}, {"count", value.count}, {"first", first}};
+}
+
+/// Long texts (a whole tokenizer.json) are cut.
+json string_json(std::string_view text) {
+  constexpr std::size_t longest = 65536;
+  if (text.size() <= longest) return std::string(text);
+  return {{"element", "u8"}, {"count", text.size()}, {"first", std::string(text.substr(0, 100))}};
 }
 
 }  // namespace
@@ -56,10 +63,10 @@ json to_json(const blockattn::generation_result& result) {
           {"finish_reason", std::string(name(result.reason))}};
 }
 
-json metadata_json(const blockattn::gguf_file& file, std::string_view key, std::size_t shown) {
+json metadata_json(const blockattn::checkpoint& file, std::string_view key, std::size_t shown) {
   const blockattn::gguf_value& value = file.metadata().find(key)->second;
   switch (value.type) {
-    case blockattn::gguf_type::string: return std::string(*file.string(key));
+    case blockattn::gguf_type::string: return string_json(*file.string(key));
     case blockattn::gguf_type::array: return array_json(file, key, value, shown);
     case blockattn::gguf_type::boolean: return *file.number<bool>(key);
     case blockattn::gguf_type::f32: return *file.number<float>(key);
@@ -69,13 +76,13 @@ json metadata_json(const blockattn::gguf_file& file, std::string_view key, std::
   }
 }
 
-json to_json(const blockattn::gguf_file& file) {
+json to_json(const blockattn::checkpoint& file) {
   json metadata = json::object();
   for (const auto& [key, value] : file.metadata()) metadata[key] = metadata_json(file, key, 8);
   std::map<std::string, json> types;
   json tensors = json::array();
   blockattn::index_t parameters = 0, repacked = 0;
-  for (const blockattn::gguf_tensor& t : file.tensors()) {
+  for (const blockattn::checkpoint_tensor& t : file.tensors()) {
     blockattn::index_t values = 1;
     for (const blockattn::index_t size : t.shape) values *= size;
     parameters += values;
@@ -87,9 +94,15 @@ json to_json(const blockattn::gguf_file& file) {
     types[type]["bytes"] = types[type]["bytes"].get<std::uint64_t>() + t.bytes.size();
     tensors.push_back({{"name", t.name}, {"type", type}, {"shape", t.shape}, {"bytes", t.bytes.size()}});
   }
-  return {{"file", file.path()},      {"version", file.version()}, {"size_bytes", file.size_bytes()},
-          {"parameters", parameters}, {"metadata", metadata},      {"types", types},
-          {"repacked_bytes", repacked}, {"tensors", tensors}};
+  json result = {{"file", file.path()}, {"format", file.format()}};
+  if (file.version() != 0) result["version"] = file.version();
+  result.update({{"size_bytes", file.size_bytes()},
+                 {"parameters", parameters},
+                 {"metadata", metadata},
+                 {"types", types},
+                 {"repacked_bytes", repacked},
+                 {"tensors", tensors}});
+  return result;
 }
 
 json error_json(std::string_view message) {

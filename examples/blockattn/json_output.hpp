@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "blockattn/io/gguf.hpp"
+#include "blockattn/io/checkpoint.hpp"
 
 namespace blockattn::inline v0 {
 struct generation_result;
@@ -20,12 +20,12 @@ using json = nlohmann::ordered_json;
 /// text, token_ids, prompt_tokens, blocks, ttft_ms, prefill_ms, tokens_per_second, finish_reason.
 [[nodiscard]] json to_json(const blockattn::generation_result& result);
 
-/// file, version, size_bytes, parameters, metadata, types, tensors.
-[[nodiscard]] json to_json(const blockattn::gguf_file& file);
+/// file, format, version (if the format has one), size_bytes, parameters, metadata, types, tensors.
+[[nodiscard]] json to_json(const blockattn::checkpoint& file);
 
 /// A metadata value: a number, Boolean or string as such; an array as {"element", "count", "first"}, `first` being up
 /// to `shown` of its elements.
-[[nodiscard]] json metadata_json(const blockattn::gguf_file& file, std::string_view key, std::size_t shown);
+[[nodiscard]] json metadata_json(const blockattn::checkpoint& file, std::string_view key, std::size_t shown);
 
 /// {"error": {"where", "message"}}: `message` as "[where] ...", or without "where" if it doesn't begin so.
 [[nodiscard]] json error_json(std::string_view message);

@@ -49,7 +49,9 @@ void add_common(CLI::App& app, common_options& options) {
 }
 
 void add_model_path(CLI::App& app, model_options& options) {
-  app.add_option("-m,--model", options.path, "Checkpoint in GGUF format")->required()->type_name("FILE");
+  app.add_option("-m,--model", options.path, "Checkpoint: a GGUF file, or a folder with safetensors files")
+      ->required()
+      ->type_name("MODEL");
 }
 
 std::pair<std::string, float> split_adapter(const std::string& text) {
@@ -70,6 +72,12 @@ void add_model(CLI::App& app, model_options& options) {
       ->type_name("FILE[:SCALE]")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  CLI::Option* quantize = app.add_option("--quantize", options.quantize, "Quantise float weights at load")
+                              ->check(CLI::IsMember({"q8_0", "q4_0"}));
+  app.add_option("--save-quantized", options.quantized_file,
+                 "Also write the quantised model there, as a GGUF file to be given as MODEL next time")
+      ->needs(quantize)
+      ->type_name("FILE");
   app.add_option("--precision", options.precision, "Arithmetic of activations: exact is float32 throughout")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->capture_default_str();

@@ -23,6 +23,8 @@ struct model_options {
   std::string precision = "fast";  ///< exact, fast
   std::string kv = "default";      ///< default, TYPE or KEYS:VALUES; see blockattn::parse_kv_types
   std::string repack = "on";       ///< on, off; see blockattn::load_options
+  std::string quantize;            ///< q8_0, q4_0, or empty: as the weights are
+  std::string quantized_file;      ///< where the quantised model is written; empty: nowhere
   int cache_mb = 512;              ///< byte budget of the block cache, MiB
   std::vector<std::string> lora;   ///< adapters, FILE or FILE:SCALE; "none" alone: no adapter, not by default either
 };
@@ -55,7 +57,7 @@ void add_common(CLI::App& app, common_options& options);
 void add_model_path(CLI::App& app, model_options& options);
 /// FILE or FILE:SCALE as file and scale; 1 if there is no number after the last colon.
 [[nodiscard]] std::pair<std::string, float> split_adapter(const std::string& text);
-/// -m/--model, --lora, --precision, --kv, --cache-mb.
+/// -m/--model, --lora, --quantize, --save-quantized, --precision, --kv, --cache-mb.
 void add_model(CLI::App& app, model_options& options);
 void add_plan(CLI::App& app, plan_options& options);
 void add_sampling(CLI::App& app, sampling_flags& options);

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "blockattn/core/error.hpp"
-#include "blockattn/io/gguf.hpp"
+#include "blockattn/io/open_checkpoint.hpp"
 #include "blockattn/text/tokenizer.hpp"
 #include "blockattn/text/utf8.hpp"
 #include "commands.hpp"
@@ -74,7 +74,7 @@ void add_tokenize(CLI::App& app, tokenize_options& options) {
 int run_tokenize(const tokenize_options& options) {
   if (options.jsonl && !options.text.empty())
     throw blockattn::argument_error("[tokenize] --jsonl reads standard input; give either --jsonl or TEXT");
-  const blockattn::gguf_file file(options.model.path);
+  const blockattn::checkpoint file = blockattn::open_checkpoint(options.model.path);
   const auto tokenizer = blockattn::tokenizer::from_gguf(file);
   if (options.jsonl)
     tokenize_lines(tokenizer, options);

@@ -5,6 +5,7 @@ namespace blockattn::inline v0 {
 
 struct error;
 class block_cache;
+class checkpoint;
 class gguf_file;
 class kv_block;
 class model;

@@ -9,6 +9,9 @@ in float32, scales being powers of two. They are made under llama.cpp's names an
 eager attention): RoPE pairs (2i, 2i+1) of llama, mistral and smollm3 become (i, i + Dh/2), Gemma's norms lose the 1 that GGUF adds, fused matrices stay fused.
 Full mode is the model called with ids alone, so that transformers makes its own mask; block mode is a 4-D mask (a token of a local block sees its own block up
 to itself, the last block sees all; both within the sliding window) with global positions. With --gguf the same models are written by gguf-py, for other programs.
+
+Each case also has what transformers' save_pretrained wrote of it: config.json as it is, and the names of the tensors in model.safetensors; the tests write such folders
+anew. Cases that are "folder_only" say what GGUF files have no key for, or have weights rounded to another type.
 """
 from __future__ import annotations
 
@@ -16,9 +19,11 @@ import argparse
 import json
 import math
 import pathlib
+import tempfile
 
 import gguf
 import numpy as np
+import safetensors
 import torch
 import transformers
 
@@ -45,7 +50,8 @@ class Case:
     """One tiny model: what its GGUF file holds, and how transformers calls it."""
 
     def __init__(self, name, architecture, model, config, *, layers=2, heads=4, kv_heads=2, head_dim=16, tied=False, metadata=None, window=0,
-                 sliding=None, context=256, load_context=0, vectors=None, traits=()):
+                 sliding=None, context=256, load_context=0, vectors=None, traits=(), dtype="float32", folder_only=False):
+        self.dtype, self.folder_only = dtype, folder_only
         self.name, self.architecture, self.model_class, self.traits = name, architecture, model, set(traits)
         self.layers, self.heads, self.kv_heads, self.head_dim, self.tied = layers, heads, kv_heads, head_dim, tied
         self.window, self.sliding, self.load_context = window, sliding or [window > 0] * layers, load_context
@@ -130,6 +136,8 @@ class Case:
         if "minus_one" in self.traits and "norm" in name:
             value = value - np.float32(1)
         value = np.ascontiguousarray(value)
+        if self.dtype != "float32":
+            value = torch.from_numpy(value).to(getattr(torch, self.dtype)).float().numpy()
         if not name.startswith("blk."):
             yield {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}[name], value
             return
@@ -180,13 +188,24 @@ class Case:
         writer.write_tensors_to_file()
         writer.close()
 
+    def folder(self, model) -> dict:
+        """What save_pretrained writes: the configuration, and names by llama.cpp's."""
+        names = {here: there for here, value in self.weights().items() for there, _ in self.translate(here, value)}
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+            with safetensors.safe_open(pathlib.Path(folder) / "model.safetensors", "np") as file:
+                assert sorted(file.keys()) == sorted(names.values()), (self.name, sorted(file.keys()), sorted(names.values()))
+        return {"config": config, "names": names, "dtype": self.dtype, "adjacent": "adjacent" in self.traits, "minus_one": "minus_one" in self.traits}
+
     def record(self) -> dict:
-        full, block = self.logits(self.build())
+        model = self.build()
+        full, block = self.logits(model)
         rounded = lambda row: [float(f"{x:.7g}") for x in row]  # noqa: E731
         return {
             "name": self.name, "architecture": self.architecture, "load_context": self.load_context, "metadata": self.metadata,
             "tensors": [[n, shape[::-1], scale, offset] for n, shape, scale, offset in self.tensors()], "vectors": self.vectors,
-            "layers": self.layers, "full": [rounded(full[r]) for r in FULL_ROWS], "block": [rounded(block[r]) for r in BLOCK_ROWS],
+            "folder_only": self.folder_only, "huggingface": self.folder(model), "layers": self.layers, "full": [rounded(full[r]) for r in FULL_ROWS], "block": [rounded(block[r]) for r in BLOCK_ROWS],
         }
 
 
@@ -244,6 +263,17 @@ def cases() -> list[Case]:
              vectors={"rope_factors_short.weight": short, "rope_factors_long.weight": long}),
         Case("smollm3", "smollm3", t.SmolLM3ForCausalLM, {}, layers=4, tied=True, traits=adjacent),
         Case("olmo2", "olmo2", t.Olmo2ForCausalLM, {}, kv_heads=4, traits=("after", "whole_norm")),
+        Case("mistral-full", "llama", t.MistralForCausalLM, {"sliding_window": None}, traits=adjacent, folder_only=True),
+        Case("llama-bf16", "llama", t.LlamaForCausalLM, {"rope_scaling": llama3}, traits=adjacent, dtype="bfloat16", folder_only=True),
+        Case("qwen2-window", "qwen2", t.Qwen2ForCausalLM, {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1}, traits=("bias",), window=12,
+             sliding=[False, True], folder_only=True),
+        Case("qwen3-yarn", "qwen3", t.Qwen3ForCausalLM, {"rope_scaling": yarn | {"attention_factor": 1.25, "beta_fast": 16.0, "beta_slow": 2.0}}, traits=("head_norm",),
+             head_dim=64, folder_only=True),
+        Case("gemma3-linear", "gemma3", t.Gemma3ForCausalLM,
+             gemma | {"sliding_window": 9, "query_pre_attn_scalar": 32, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+                      "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "layer_types": ["sliding_attention", "full_attention"]},
+             kv_heads=1, head_dim=32, window=9, sliding=[True, False], tied=True, traits=("around", "minus_one", "head_norm"), dtype="float16", folder_only=True),
+        Case("smollm3-layers", "smollm3", t.SmolLM3ForCausalLM, {"no_rope_layers": [1, 0, 1]}, layers=3, traits=adjacent, folder_only=True),
     ]
 
 
@@ -256,7 +286,8 @@ def main() -> None:
     if args.gguf:
         args.gguf.mkdir(parents=True, exist_ok=True)
         for case in made:
-            case.write_gguf(args.gguf)
+            if not case.folder_only:
+                case.write_gguf(args.gguf)
     result = {
         "oracle": f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager attention",
         "ids": IDS, "lengths": LENGTHS, "full_rows": FULL_ROWS, "block_rows": BLOCK_ROWS, "cases": [case.record() for case in made],

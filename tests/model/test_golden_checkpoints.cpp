@@ -43,7 +43,7 @@ class checkpoint {
     project(c, forward(c, offset, c.tokens() - offset, offset, placed, tail), offset, every, sink);
   }
 
-  [[nodiscard]] const blockattn::gguf_file& file() const { return file_; }
+  [[nodiscard]] const blockattn::checkpoint& file() const { return file_; }
   [[nodiscard]] index_t vocabulary() const { return decode_->config().vocabulary; }
 
  private:

@@ -17,7 +17,7 @@ namespace blockattn_test {
 /// Output matrix [V, D] of a model file, float32.
 class oracle_head {
  public:
-  explicit oracle_head(const blockattn::gguf_file& file) : oracle_head(output_of(file)) {}
+  explicit oracle_head(const blockattn::checkpoint& file) : oracle_head(output_of(file)) {}
 
   /// Some rows of an output matrix.
   explicit oracle_head(const blockattn::weight_view& w) {
@@ -25,7 +25,7 @@ class oracle_head {
     for (blockattn::index_t r = 0; r < w.rows; ++r) unpack_row(w, r);
   }
 
-  [[nodiscard]] static blockattn::weight_view output_of(const blockattn::gguf_file& file) {
+  [[nodiscard]] static blockattn::weight_view output_of(const blockattn::checkpoint& file) {
     const blockattn::gguf_tensor* output = file.find_tensor("output.weight");
     if (output == nullptr) output = file.find_tensor("token_embd.weight");  // tied
     if (output == nullptr) throw std::runtime_error("oracle_head: the file has no output matrix");
@@ -64,7 +64,7 @@ class oracle_head {
 };
 
 /// The same logits for a large vocabulary, without the whole matrix in float32: some rows at a time.
-inline std::vector<float> streamed_logits(const blockattn::gguf_file& file, std::span<const float> hidden) {
+inline std::vector<float> streamed_logits(const blockattn::checkpoint& file, std::span<const float> hidden) {
   const blockattn::weight_view whole = oracle_head::output_of(file);
   const auto rows = static_cast<std::size_t>(hidden.size()) / static_cast<std::size_t>(whole.columns);
   std::vector<float> result(rows * static_cast<std::size_t>(whole.rows));

@@ -1,10 +1,13 @@
-// GGUF version 3: metadata and tensors of a model in one mapped file.
+// GGUF versions 2 and 3: metadata and tensors of a model in one mapped file, or in several parts.
 //
 // Little-endian. "GGUF", u32 version, u64 tensor count, u64 metadata count; then the metadata pairs
 // (string key, u32 type, value), then the tensor infos (string name, u32 n, u64 size[n] with the contiguous one first,
 // u32 type, u64 offset), then padding to general.alignment (32 if not given), then the data that offsets are relative
-// to. A string is u64 length and bytes; an array is u32 element type, u64 count and its elements. Source:
-// https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+// to. A string is u64 length and bytes; an array is u32 element type, u64 count and its elements. Version 3 only added that
+// files may be big-endian; these are refused. Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+//
+// A model in parts is "NAME-00001-of-0000N.gguf", ...: each part says split.no (from 0), split.count and split.tensors.count (of all parts), the first one
+// has the model's metadata, and the tensors are those of all parts. Any part opens all (llama.cpp's llama-gguf-split writes them).
 //
 // Nothing of the data is read or copied at opening: arrays of metadata stay where they lie until they are asked for.
 // The file isn't trusted: whatever its bytes are, opening and asking either work or throw, in memory proportional to
@@ -13,51 +16,32 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <functional>
-#include <limits>
-#include <map>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "blockattn/core/dtype.hpp"
 #include "blockattn/core/error.hpp"
+#include "blockattn/io/checkpoint.hpp"
 #include "blockattn/io/gguf_format.hpp"
 #include "blockattn/io/mapped_file.hpp"
 
 namespace blockattn::inline v0 {
 
-/// One tensor of the file. `shape` as in the file: the contiguous dimension first. 1 to 4 dimensions, none of them 0.
-struct gguf_tensor {
-  std::string name;
-  dtype type = dtype::f32;
-  std::vector<index_t> shape;
-  std::span<const std::byte> bytes;  ///< aligned to 8 bytes at least
-
-  /// As a matrix [rows, columns]: columns is the contiguous dimension, rows the product of the others.
-  [[nodiscard]] weight_view matrix() const {
-    index_t rows = 1;
-    for (std::size_t i = 1; i < shape.size(); ++i) rows *= shape[i];
-    return {type, bytes.data(), rows, shape.empty() ? 1 : shape[0]};
-  }
-};
-
 /// An open GGUF file: a map of metadata and the list of tensors, both pointing into the mapping. Immutable; read by any
-/// thread. Views handed out live as long as this object, or the one it was moved to. Throws io_error and format_error.
-class gguf_file {
+/// thread. Throws io_error and format_error.
+class gguf_file : public checkpoint {
  public:
-  explicit gguf_file(const std::filesystem::path& path) : path_(path.string()), file_(path), bytes_(file_->bytes()) {
-    parse();
+  /// A file, or all parts of a model of which `path` is one.
+  explicit gguf_file(const std::filesystem::path& path) : gguf_file(path, one_file{}) {
+    if (const auto parts = number<std::uint32_t>("split.count").value_or(1); parts > 1) join_parts(path, parts);
   }
 
   /// A file that is in memory already, such as one built into the program. `bytes` aren't copied: they must outlive
@@ -66,112 +50,87 @@ class gguf_file {
     return gguf_file(bytes, std::move(name));
   }
 
-  [[nodiscard]] const std::string& path() const { return path_; }
-  [[nodiscard]] std::uint32_t version() const { return version_; }
-  [[nodiscard]] std::size_t size_bytes() const { return bytes_.size(); }
-  [[nodiscard]] const std::map<std::string, gguf_value, std::less<>>& metadata() const { return metadata_; }
-  [[nodiscard]] const std::vector<gguf_tensor>& tensors() const { return tensors_; }
-
-  [[nodiscard]] bool has(std::string_view key) const { return find_value(key) != nullptr; }
-
-  /// The tensor of that name, or nullptr.
-  [[nodiscard]] const gguf_tensor* find_tensor(std::string_view name) const {
-    const auto found = by_name_.find(name);
-    return found == by_name_.end() ? nullptr : &tensors_[found->second];
-  }
-
-  /// A number or Boolean, converted from whichever type the file holds; nothing if the key is missing.
-  /// Throws format_error if the value isn't a number or T can't hold it (out of range; a fraction where T is an
-  /// integer).
-  template <class T>
-    requires std::is_arithmetic_v<T>
-  [[nodiscard]] std::optional<T> number(std::string_view key) const {
-    const gguf_value* value = find_value(key);
-    if (value == nullptr) return std::nullopt;
-    return to_number<T>(key, value->type, value->bytes);
-  }
-
-  /// As number(), but a missing key is a format_error that names it.
-  template <class T>
-    requires std::is_arithmetic_v<T>
-  [[nodiscard]] T require(std::string_view key) const {
-    if (const auto value = number<T>(key)) return *value;
-    fail("metadata key '", key, "' is missing. The file is incomplete or of an unsupported kind.");
-  }
-
-  /// A string, or nothing if the key is missing. Throws format_error if it is of another type.
-  [[nodiscard]] std::optional<std::string_view> string(std::string_view key) const {
-    const gguf_value* value = find_value(key);
-    if (value == nullptr) return std::nullopt;
-    if (value->type != gguf_type::string) fail_type(key, "a string", *value);
-    return std::string_view(reinterpret_cast<const char*>(value->bytes.data()), value->bytes.size());
-  }
-
-  /// All strings of an array; empty if the key is missing. Views point into the file. Throws format_error if it is of
-  /// another type.
-  [[nodiscard]] std::vector<std::string_view> strings(std::string_view key) const {
-    const gguf_value* value = find_value(key);
-    if (value == nullptr) return {};
-    if (value->type != gguf_type::array || value->element != gguf_type::string)
-      fail_type(key, "an array of strings", *value);
-    std::vector<std::string_view> result;
-    result.reserve(static_cast<std::size_t>(value->count));
-    detail::gguf_reader reader(value->bytes, path_);
-    for (std::uint64_t i = 0; i < value->count; ++i) result.push_back(reader.string(key));
-    return result;
-  }
-
-  /// All numbers of an array, each converted as by number(); empty if the key is missing. Throws format_error as
-  /// number() does.
-  template <class T>
-    requires std::is_arithmetic_v<T>
-  [[nodiscard]] std::vector<T> numbers(std::string_view key) const {
-    const gguf_value* value = find_value(key);
-    if (value == nullptr) return {};
-    const auto size = static_cast<std::size_t>(detail::gguf_scalar_size(value->element));
-    if (value->type != gguf_type::array || size == 0) fail_type(key, "an array of numbers", *value);
-    std::vector<T> result;
-    result.reserve(static_cast<std::size_t>(value->count));
-    for (std::size_t at = 0; at < value->bytes.size(); at += size)
-      result.push_back(to_number<T>(key, value->element, value->bytes.subspan(at, size)));
-    return result;
-  }
-
  private:
-  gguf_file(std::span<const std::byte> bytes, std::string name) : path_(std::move(name)), bytes_(bytes) {
-    const auto past = reinterpret_cast<std::uintptr_t>(bytes.data()) % least_alignment;
-    if (past != 0)
-      throw argument_error(cat("[gguf] ", path_, ": the memory starts ", past, " bytes after a multiple of ",
-                               least_alignment, "; allowed: multiples of it. Declare it with alignas(", least_alignment,
-                               ")."));
+  struct one_file {};
+
+  gguf_file(const std::filesystem::path& path, one_file) : checkpoint("gguf", path.string(), "GGUF") {
+    auto file = std::make_shared<const mapped_file>(path);
+    bytes_ = file->bytes();
+    keep(std::move(file), bytes_.size());
     parse();
   }
 
-  template <class... Parts>
-  [[noreturn]] void fail(const Parts&... parts) const {
-    throw format_error(cat("[gguf] ", path_, ": ", parts...));
+  gguf_file(std::span<const std::byte> bytes, std::string name) : checkpoint("gguf", std::move(name), "GGUF"), bytes_(bytes) {
+    const auto past = reinterpret_cast<std::uintptr_t>(bytes.data()) % least_alignment;
+    if (past != 0)
+      throw argument_error(cat("[gguf] ", path(), ": the memory starts ", past, " bytes after a multiple of ",
+                               least_alignment, "; allowed: multiples of it. Declare it with alignas(", least_alignment,
+                               ")."));
+    keep(nullptr, bytes.size());
+    parse();
+    if (const auto parts = number<std::uint32_t>("split.count").value_or(1); parts > 1)
+      fail("is one of ", parts, " parts of a model; in memory there must be one whole file. Join the parts first.");
   }
 
-  [[noreturn]] void fail_type(std::string_view key, std::string_view wanted, const gguf_value& value) const {
-    fail("metadata key '", detail::printable(key), "' should be ", wanted, "; got: ", name(value.type),
-         value.type == gguf_type::array ? " of " : "", value.type == gguf_type::array ? name(value.element) : "",
-         ". Corrupt file, or one for another program.");
+  /// "-00002-of-00003.gguf" of part number `part`, counted from 0.
+  [[nodiscard]] static std::string part_ending(std::uint32_t part, std::uint32_t parts) {
+    const auto digits = [](std::uint64_t number) {
+      const std::string text = std::to_string(number);
+      return std::string(5 - std::min<std::size_t>(text.size(), 5), '0') + text;
+    };
+    return cat("-", digits(std::uint64_t{part} + 1), "-of-", digits(parts), ".gguf");
   }
 
-  [[nodiscard]] const gguf_value* find_value(std::string_view key) const {
-    const auto found = metadata_.find(key);
-    return found == metadata_.end() ? nullptr : &found->second;
+  /// This file is one part: becomes the whole model, with the first part's metadata.
+  void join_parts(const std::filesystem::path& path, std::uint32_t parts) {
+    const auto own = require<std::uint32_t>("split.no");
+    const std::string file = path.filename().string();
+    if (own >= parts || !file.ends_with(part_ending(own, parts)))
+      fail("is part ", std::uint64_t{own} + 1, " of ", parts, " by its metadata (split.no, split.count), so its name must end in '", own < parts ? part_ending(own, parts) : "",
+           "'. Give all parts the names they were made with.");
+    const std::string stem = file.substr(0, file.size() - part_ending(own, parts).size());
+    const auto open = [&](std::uint32_t part) { return open_part(path.parent_path() / (stem + part_ending(part, parts)), part, parts); };
+    gguf_file whole = open(0);
+    for (std::uint32_t part = 1; part < parts; ++part) {
+      gguf_file next = open(part);
+      for (const char* key : {"general.architecture", "general.name"})
+        if (next.has(key) && next.string(key) != whole.string(key))
+          next.fail("'", key, "' is '", detail::printable(*next.string(key)), "', in the first part '", detail::printable(whole.string(key).value_or("missing")),
+                    "'. A part of another model?");
+      whole.take_tensors(std::move(next));
+    }
+    const auto expected = whole.require<std::uint64_t>("split.tensors.count");
+    if (whole.tensors().size() != expected)
+      whole.fail("its ", parts, " parts have ", whole.tensors().size(), " tensors; 'split.tensors.count' says ", expected, ". A part of another model?");
+    *this = std::move(whole);
+  }
+
+  [[nodiscard]] gguf_file open_part(const std::filesystem::path& path, std::uint32_t part, std::uint32_t parts) const {
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored))
+      fail("part ", part + 1, " of ", parts, " is missing: ", path.string(), ". Fetch it into the same folder, under that name.");
+    gguf_file file(path, one_file{});
+    const auto number_of = [&](const char* key) { return file.number<std::uint64_t>(key); };
+    if (number_of("split.no") != part || number_of("split.count") != parts)
+      file.fail("should be part ", part + 1, " of ", parts, "; its metadata say ", number_of("split.no").value_or(0) + 1, " of ", number_of("split.count").value_or(1),
+                ". Parts were renamed or mixed up.");
+    if (number_of("split.tensors.count") != number<std::uint64_t>("split.tensors.count"))
+      file.fail("belongs to a model of ", number_of("split.tensors.count").value_or(0), " tensors, ", this->path(), " to one of ",
+                number<std::uint64_t>("split.tensors.count").value_or(0), ". A part of another model?");
+    return file;
   }
 
   void parse() {
     if (bytes_.size() < 4 || std::memcmp(bytes_.data(), "GGUF", 4) != 0)
       fail("doesn't start with 'GGUF'. Not a GGUF model file; give one, or fetch it again.");
-    detail::gguf_reader reader(bytes_, path_);
+    detail::gguf_reader reader(bytes_, path());
     (void)reader.take(4, "the magic");
-    version_ = reader.read<std::uint32_t>("the version");
-    if (version_ != 3)
-      fail("version ", version_, version_ == 0x03000000U ? " (3 in big-endian order)" : "",
-           "; supported: 3, little-endian. Convert the model again with a current converter.");
+    const auto version = reader.read<std::uint32_t>("the version");
+    if (version == 0x02000000U || version == 0x03000000U)
+      fail("the file is big-endian (version ", version >> 24, "); supported: little-endian files. Convert the model again for this machine's byte order.");
+    if (version != 2 && version != 3)
+      fail("version ", version, "; supported: 2 and 3. Convert the model again with a current converter.");
+    set_version(version);
     const auto tensor_count = reader.read<std::uint64_t>("the tensor count");
     const auto metadata_count = reader.read<std::uint64_t>("the metadata count");
     // A metadata entry takes 13 bytes at least, a tensor 32: absurd counts are found before anything is stored.
@@ -192,7 +151,7 @@ class gguf_file {
       value.count = reader.read<std::uint64_t>(key);
     }
     value.bytes = take_value(reader, key, value);
-    if (!metadata_.emplace(key, value).second)
+    if (!add_value(key, value))
       fail("metadata key '", detail::printable(key), "' appears twice. Corrupt file; fetch it again.");
   }
 
@@ -217,25 +176,26 @@ class gguf_file {
   }
 
   void parse_tensors(detail::gguf_reader& reader, std::uint64_t count) {
+    std::vector<checkpoint_tensor> found;
     std::vector<std::uint64_t> offsets;
     for (std::uint64_t i = 0; i < count; ++i) {
-      gguf_tensor tensor = parse_tensor(reader);
-      offsets.push_back(reader.read<std::uint64_t>(tensor.name));
-      if (!by_name_.emplace(tensor.name, tensors_.size()).second)
-        fail("tensor '", detail::printable(tensor.name), "' appears twice. Corrupt file; fetch it again.");
-      tensors_.push_back(std::move(tensor));
+      found.push_back(parse_tensor(reader));
+      offsets.push_back(reader.read<std::uint64_t>(found.back().name));
     }
     const auto alignment = number<std::uint64_t>("general.alignment").value_or(32);
     if (alignment < least_alignment || alignment > most_alignment || !std::has_single_bit(alignment))
       fail("general.alignment is ", alignment, "; allowed: a power of two from ", least_alignment, " to ",
            most_alignment);
     const std::uint64_t base = (reader.position() + alignment - 1) / alignment * alignment;
-    for (std::size_t i = 0; i < tensors_.size(); ++i) place(tensors_[i], base, offsets[i], alignment);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      place(found[i], base, offsets[i], alignment);
+      add_tensor(std::move(found[i]));
+    }
   }
 
   /// A tensor's name, shape and type, each checked; its offset comes next.
-  [[nodiscard]] gguf_tensor parse_tensor(detail::gguf_reader& reader) const {
-    gguf_tensor tensor;
+  [[nodiscard]] checkpoint_tensor parse_tensor(detail::gguf_reader& reader) const {
+    checkpoint_tensor tensor;
     tensor.name = reader.string("a tensor name");
     const auto dimensions = reader.read<std::uint32_t>(tensor.name);
     if (dimensions == 0 || dimensions > 4)
@@ -263,7 +223,7 @@ class gguf_file {
   }
 
   /// Finds the tensor's bytes: `offset` after `base`, all of them inside of the file.
-  void place(gguf_tensor& tensor, std::uint64_t base, std::uint64_t offset, std::uint64_t alignment) const {
+  void place(checkpoint_tensor& tensor, std::uint64_t base, std::uint64_t offset, std::uint64_t alignment) const {
     const std::uint64_t file = bytes_.size();
     const weight_view whole = tensor.matrix();
     const auto size = static_cast<std::uint64_t>(whole.rows * row_bytes(whole.type, whole.columns));
@@ -276,58 +236,10 @@ class gguf_file {
     tensor.bytes = bytes_.subspan(static_cast<std::size_t>(base + offset), static_cast<std::size_t>(size));
   }
 
-  template <class T>
-  [[nodiscard]] T to_number(std::string_view key, gguf_type type, std::span<const std::byte> bytes) const {
-    const auto as = [&]<class From>(From raw) {
-      std::memcpy(&raw, bytes.data(), sizeof(From));
-      if (!fits<T>(raw) || (type == gguf_type::boolean && raw > From{1}))
-        fail("metadata key '", detail::printable(key), "' is ", +raw, " (", name(type),
-             "), which can't be used there. Corrupt file?");
-      return static_cast<T>(raw);
-    };
-    switch (type) {
-      case gguf_type::u8:
-      case gguf_type::boolean: return as(std::uint8_t{});
-      case gguf_type::i8: return as(std::int8_t{});
-      case gguf_type::u16: return as(std::uint16_t{});
-      case gguf_type::i16: return as(std::int16_t{});
-      case gguf_type::u32: return as(std::uint32_t{});
-      case gguf_type::i32: return as(std::int32_t{});
-      case gguf_type::u64: return as(std::uint64_t{});
-      case gguf_type::i64: return as(std::int64_t{});
-      case gguf_type::f32: return as(float{});
-      case gguf_type::f64: return as(double{});
-      default: fail_type(key, "a number", {type, type, 1, bytes});
-    }
-  }
-
-  /// Whether T can hold `raw`: rounding to a nearer float is fine, losing a fraction or the size isn't.
-  template <class T, class From>
-  [[nodiscard]] static bool fits(From raw) {
-    if constexpr (std::same_as<T, bool>) {
-      return raw == From{0} || raw == From{1};
-    } else if constexpr (std::integral<From>) {
-      if constexpr (std::integral<T>) return std::in_range<T>(raw);
-      return true;
-    } else if constexpr (std::integral<T>) {
-      const From end = std::ldexp(From{1}, std::numeric_limits<T>::digits);  // one past the largest T
-      return raw == std::trunc(raw) && raw < end && raw >= static_cast<From>(std::numeric_limits<T>::min());
-    } else {
-      return !std::isfinite(raw) ||
-             std::abs(static_cast<long double>(raw)) <= static_cast<long double>(std::numeric_limits<T>::max());
-    }
-  }
-
   static constexpr std::uint64_t least_alignment = 8, most_alignment = 1U << 20;
   static constexpr index_t most_values = index_t{1} << 40;  ///< of one tensor
 
-  std::string path_;
-  std::optional<mapped_file> file_;  ///< nothing if the bytes are the caller's
   std::span<const std::byte> bytes_;
-  std::uint32_t version_ = 0;
-  std::map<std::string, gguf_value, std::less<>> metadata_;
-  std::vector<gguf_tensor> tensors_;
-  std::map<std::string, std::size_t, std::less<>> by_name_;
 };
 
 }  // namespace blockattn::inline v0

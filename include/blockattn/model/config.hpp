@@ -9,7 +9,7 @@
 
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/shape.hpp"
-#include "blockattn/io/gguf.hpp"
+#include "blockattn/io/checkpoint.hpp"
 #include "blockattn/kernels/kernel_table.hpp"
 #include "blockattn/model/family.hpp"
 #include "blockattn/ops/rotary.hpp"
@@ -49,18 +49,18 @@ struct model_config {
 
 namespace detail {
 
-[[nodiscard]] inline index_t checked_size(const gguf_file& file, const std::string& key, index_t value, index_t least, index_t most) {
+[[nodiscard]] inline index_t checked_size(const checkpoint& file, const std::string& key, index_t value, index_t least, index_t most) {
   if (value < least || value > most)
     throw format_error(cat("[model] ", file.path(), ": '", key, "' is ", value, "; allowed: ", least, " to ", most, ". Corrupt file or unsupported model."));
   return value;
 }
 
-[[nodiscard]] inline index_t read_size(const gguf_file& file, const std::string& key, index_t least, index_t most) {
+[[nodiscard]] inline index_t read_size(const checkpoint& file, const std::string& key, index_t least, index_t most) {
   return checked_size(file, key, file.require<index_t>(key), least, most);
 }
 
 /// A positive number of the metadata, or `otherwise` if the key isn't there.
-[[nodiscard]] inline double read_positive(const gguf_file& file, const std::string& key, double otherwise, double least = 0, double most = 1e12) {
+[[nodiscard]] inline double read_positive(const checkpoint& file, const std::string& key, double otherwise, double least = 0, double most = 1e12) {
   const auto value = file.number<double>(key);
   if (!value) return otherwise;
   if (!(*value > least && *value < most))
@@ -68,15 +68,15 @@ namespace detail {
   return *value;
 }
 
-[[nodiscard]] inline float read_cap(const gguf_file& file, const std::string& key, float otherwise) {
+[[nodiscard]] inline float read_cap(const checkpoint& file, const std::string& key, float otherwise) {
   const auto value = static_cast<float>(file.number<double>(key).value_or(otherwise));
   if (!(value >= 0 && value < 1e6F)) throw format_error(cat("[model] ", file.path(), ": '", key, "' is ", value, "; allowed: 0 (none) to below 1e6"));
   return value;
 }
 
 /// Divisors of RoPE frequencies that the file keeps as a tensor [pairs] of f32.
-[[nodiscard]] inline std::vector<double> read_divisors(const gguf_file& file, const std::string& name, index_t pairs) {
-  const gguf_tensor* t = file.find_tensor(name);
+[[nodiscard]] inline std::vector<double> read_divisors(const checkpoint& file, const std::string& name, index_t pairs) {
+  const checkpoint_tensor* t = file.find_tensor(name);
   if (t == nullptr) throw format_error(cat("[model] ", file.path(), ": tensor '", name, "' is missing, which the file's RoPE scaling needs"));
   if (t->type != dtype::f32 || t->shape.size() != 1 || t->shape[0] != pairs)
     throw format_error(cat("[model] ", file.path(), ": tensor '", name, "' is ", blockattn::name(t->type), " with ", t->matrix().rows * t->matrix().columns,
@@ -92,7 +92,7 @@ namespace detail {
 }
 
 /// YaRN's divisors and magnitude from "<architecture>.rope.scaling.*".
-inline void read_yarn(const gguf_file& file, const std::string& scaling, const model_config& c, rope_spec& rope) {
+inline void read_yarn(const checkpoint& file, const std::string& scaling, const model_config& c, rope_spec& rope) {
   yarn_scaling yarn;
   yarn.factor = read_positive(file, scaling + "factor", 1);
   yarn.original_context = read_positive(file, scaling + "original_context_length", static_cast<double>(c.context_length));
@@ -104,7 +104,7 @@ inline void read_yarn(const gguf_file& file, const std::string& scaling, const m
 
 /// LongRoPE has two sets of divisors, by the length of the whole prompt. Cached keys can't change with that, so one set is chosen at load: the short one, and the
 /// context then ends where it does, or the long one if the application asks for a longer context.
-inline void read_longrope(const gguf_file& file, const std::string& scaling, index_t wanted, model_config& c, rope_spec& rope) {
+inline void read_longrope(const checkpoint& file, const std::string& scaling, index_t wanted, model_config& c, rope_spec& rope) {
   const index_t original = read_size(file, scaling + "original_context_length", 1, c.context_length);
   const double ratio = static_cast<double>(c.context_length) / static_cast<double>(original);
   const double magnitude = ratio > 1 ? std::sqrt(1 + std::log(ratio) / std::log(static_cast<double>(original))) : 1;
@@ -118,7 +118,7 @@ inline void read_longrope(const gguf_file& file, const std::string& scaling, ind
 }
 
 /// The RoPE that layers have unless a family says otherwise.
-inline rope_spec read_rope(const gguf_file& file, const std::string& prefix, rope_pairing pairing, index_t wanted, model_config& c) {
+inline rope_spec read_rope(const checkpoint& file, const std::string& prefix, rope_pairing pairing, index_t wanted, model_config& c) {
   rope_spec rope{c.head_dim, c.rope_base, pairing};
   const std::string dimensions = prefix + "rope.dimension_count";
   rope.rotated = checked_size(file, dimensions, file.number<index_t>(dimensions).value_or(c.head_dim), 2, c.head_dim);
@@ -144,7 +144,7 @@ inline rope_spec read_rope(const gguf_file& file, const std::string& prefix, rop
 }
 
 /// Which layers slide: "<architecture>.attention.sliding_window_pattern" as a list of booleans or as a period, or the family's period.
-[[nodiscard]] inline std::vector<bool> read_sliding(const gguf_file& file, const std::string& key, const family_facts& facts, index_t layers) {
+[[nodiscard]] inline std::vector<bool> read_sliding(const checkpoint& file, const std::string& key, const family_facts& facts, index_t layers) {
   std::vector<bool> sliding;
   index_t period = facts.window_period;
   const auto found = file.metadata().find(key);
@@ -160,7 +160,7 @@ inline rope_spec read_rope(const gguf_file& file, const std::string& prefix, rop
   return sliding;
 }
 
-inline void read_positions(const gguf_file& file, const std::string& prefix, const family_facts& facts, index_t wanted, model_config& c) {
+inline void read_positions(const checkpoint& file, const std::string& prefix, const family_facts& facts, index_t wanted, model_config& c) {
   const bool native = file.string("blockattn.tensor_layout").value_or("gguf") == "huggingface";  // rows of Q and K as trained
   const rope_pairing pairing = native ? rope_pairing::halves : facts.pairing;
   c.norm_offset = native && facts.norms_lack_one ? 1.0F : 0.0F;
@@ -172,14 +172,17 @@ inline void read_positions(const gguf_file& file, const std::string& prefix, con
   const double window_base = read_positive(file, base_key, facts.window_rope_base, 1);
   const bool own_rope = window > 0 && window_base > 0;
   if (own_rope) c.ropes.push_back({c.head_dim, window_base, pairing, c.ropes[0].rotated});
+  const auto roped = file.numbers<std::uint8_t>("blockattn.rope_layers");
+  if (!roped.empty() && static_cast<index_t>(roped.size()) != c.layers)
+    throw format_error(cat("[model] ", file.path(), ": 'blockattn.rope_layers' has ", roped.size(), " values; expected one for each of ", c.layers, " layers"));
   for (index_t l = 0; l < c.layers; ++l) {
     const bool slides = window > 0 && sliding[static_cast<std::size_t>(l)];
-    const bool none = facts.rope_period > 0 && (l + 1) % facts.rope_period == 0;
+    const bool none = roped.empty() ? facts.rope_period > 0 && (l + 1) % facts.rope_period == 0 : roped[static_cast<std::size_t>(l)] == 0;
     c.positions.push_back({none ? -1 : (slides && own_rope ? 1 : 0), slides ? window : 0});
   }
 }
 
-inline void read_heads(const gguf_file& file, const std::string& prefix, model_config& c) {
+inline void read_heads(const checkpoint& file, const std::string& prefix, model_config& c) {
   c.heads = read_size(file, prefix + "attention.head_count", 1, 4096);
   const std::string kv_key = prefix + "attention.head_count_kv";
   c.kv_heads = checked_size(file, kv_key, file.number<index_t>(kv_key).value_or(c.heads), 1, c.heads);
@@ -209,7 +212,7 @@ inline void read_heads(const gguf_file& file, const std::string& prefix, model_c
 
 /// Reads "<architecture>.*" metadata of a family's file. `context`: the longest prompt and answer that the application wants, 0 for what the file says; it matters
 /// for LongRoPE only. Throws format_error that names the key, what it holds and what is allowed.
-[[nodiscard]] inline model_config read_config(const gguf_file& file, const family_facts& facts, index_t context = 0) {
+[[nodiscard]] inline model_config read_config(const checkpoint& file, const family_facts& facts, index_t context = 0) {
   model_config c;
   c.architecture = file.string("general.architecture").value_or("");
   c.name = file.string("general.name").value_or("");

@@ -20,7 +20,7 @@ using known_families = family_list<llama_family, mistral_family, qwen2_family, q
 namespace detail {
 
 template <class... Families>
-[[nodiscard]] std::unique_ptr<const decoder> make_decoder(family_list<Families...>, const gguf_file& file, const std::vector<applied_adapter>& adapters, index_t context) {
+[[nodiscard]] std::unique_ptr<const decoder> make_decoder(family_list<Families...>, const checkpoint& file, const std::vector<applied_adapter>& adapters, index_t context) {
   const auto architecture = file.string("general.architecture");
   if (!architecture) throw format_error(cat("[model] ", file.path(), ": metadata key 'general.architecture' is missing. Not a language model?"));
   std::unique_ptr<const decoder> result;
@@ -38,7 +38,7 @@ template <class... Families>
 
 /// The decoder of the file's architecture; the file must outlive it. `context` as for read_config(). Throws format_error for an architecture that isn't known
 /// (named, the supported ones listed) and what transformer's constructor throws.
-[[nodiscard]] inline std::unique_ptr<const decoder> make_decoder(const gguf_file& file, const std::vector<applied_adapter>& adapters = {}, index_t context = 0) {
+[[nodiscard]] inline std::unique_ptr<const decoder> make_decoder(const checkpoint& file, const std::vector<applied_adapter>& adapters = {}, index_t context = 0) {
   return detail::make_decoder(known_families{}, file, adapters, context);
 }
 

@@ -16,8 +16,8 @@
 
 #include "blockattn/core/fingerprint.hpp"
 #include "blockattn/core/log.hpp"
-#include "blockattn/io/gguf.hpp"
 #include "blockattn/io/gguf_fingerprint.hpp"
+#include "blockattn/io/open_checkpoint.hpp"
 #include "blockattn/model/forward.hpp"
 #include "blockattn/model/families.hpp"
 #include "blockattn/ops/key_rotation.hpp"
@@ -44,14 +44,18 @@ struct load_options {
   std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
   bool repack = true;   ///< keep a copy of quantised weights in the order of the kernels, made as weights are first used; else they are reordered at each use
   index_t context = 0;  ///< tokens of the longest prompt and answer wanted, 0: what the file says; matters where RoPE changes with it (longrope)
+  std::optional<dtype> quantize = {};     ///< quantise float weights at load: q8_0 or q4_0 (io/quantize.hpp); they then lie in memory, not in the mapped file
+  std::filesystem::path quantized_file = {};  ///< with quantize: also written there, as a GGUF file, which is mapped then instead of keeping the weights in memory
+  progress_callback progress = {};        ///< of quantising, in bytes; false cancels
 };
 
 /// A handle to an immutable model: cheap to copy, shared by any number of threads and sessions. The file stays mapped while a handle lives.
 class model {
  public:
-  /// Maps the file and reads its metadata; weights are read when they are first used. Throws io_error, format_error, argument_error.
+  /// `path`: a GGUF file (of a model in parts: any), or a folder with config.json and safetensors files. Maps files and reads metadata and norms; other weights are read
+  /// when they are first used. Throws io_error, format_error, argument_error.
   [[nodiscard]] static model load(const std::filesystem::path& path, const load_options& options = {}) {
-    return model(std::make_shared<const state>(std::make_shared<const source>(path), options));
+    return model(std::make_shared<const state>(std::make_shared<const source>(path, options), options));
   }
 
   /// The same model with other adapters (none: the base). Shares the mapped file and the vocabulary; opening it costs next to nothing.
@@ -68,7 +72,7 @@ class model {
     return number < 0 ? nullptr : &config().ropes[static_cast<std::size_t>(number)];
   }
   [[nodiscard]] const tokenizer& vocabulary() const { return state_->base->vocabulary; }
-  [[nodiscard]] const gguf_file& file() const { return state_->base->file; }
+  [[nodiscard]] const checkpoint& file() const { return state_->base->file; }
   [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
   [[nodiscard]] precision compute() const { return state_->compute.kind == arithmetic::f32 ? precision::exact : precision::fast; }
   [[nodiscard]] isa level() const { return state_->compute.kernels->level; }
@@ -145,14 +149,19 @@ class model {
  private:
   /// What handles with different adapters share.
   struct source {
-    explicit source(const std::filesystem::path& path) : file(path), vocabulary(tokenizer::from_gguf(file)) {}
+    source(const std::filesystem::path& path, const load_options& options) : file(open(path, options)), vocabulary(tokenizer::from_gguf(file)) {}
+
+    [[nodiscard]] static checkpoint open(const std::filesystem::path& path, const load_options& options) {
+      if (options.quantize) return open_quantized(path, *options.quantize, options.quantized_file, options.progress);
+      return open_checkpoint(path);
+    }
 
     [[nodiscard]] const fingerprint128& weights() const {
       std::call_once(hashed, [&] { hash = hash_tensors(file); });
       return hash;
     }
 
-    gguf_file file;
+    checkpoint file;
     tokenizer vocabulary;
     mutable interleaved_store store;
     mutable std::once_flag hashed;
@@ -191,7 +200,7 @@ class model {
     mutable fingerprint128 fingerprint;
 
    private:
-    std::unique_ptr<const decoder> make_decoder(const gguf_file& file, const load_options& given) {
+    std::unique_ptr<const decoder> make_decoder(const checkpoint& file, const load_options& given) {
       for (const adapter_file& a : given.adapters) {
         if (!std::isfinite(a.scale)) throw argument_error(cat("[lora] ", a.path.string(), ": scale ", a.scale, "; allowed: any finite number, 1 as trained"));
         adapters.push_back({std::make_shared<const lora_adapter>(a.path), a.scale});
@@ -202,16 +211,19 @@ class model {
     }
   };
 
+  /// ". " and why the context is shorter than the file says, if it is.
+  [[nodiscard]] std::string why_limited() const { return config().rope_limit.empty() ? "" : ". " + config().rope_limit; }
+
   void check_positions(const forward_request& request) const {
     const index_t context = config().context_length;
     const index_t end = request.position + static_cast<index_t>(request.ids.size());
     if (request.position < 0 || end > context)
-      throw context_error(cat("[model] tokens at positions ", request.position, " to ", end - 1, "; the model's context has ", context));
+      throw context_error(cat("[model] tokens at positions ", request.position, " to ", end - 1, "; the model's context has ", context, why_limited()));
     if (!request.rotations.empty() && request.rotations.size() != request.ids.size())
       throw argument_error(cat("[model] ", request.rotations.size(), " rotations for ", request.ids.size(), " tokens; allowed: one a token, or none"));
     for (const double at : request.rotations)
       if (!(at >= 0 && at < static_cast<double>(context)))
-        throw context_error(cat("[model] a token at position ", at, "; the model's context has ", context));
+        throw context_error(cat("[model] a token at position ", at, "; the model's context has ", context, why_limited()));
   }
 
   static fingerprint128 hash_text(const std::string& text) { return hash_bytes(std::as_bytes(std::span(text.data(), text.size()))); }

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "blockattn/io/gguf.hpp"
+#include "blockattn/io/checkpoint.hpp"
 #include "blockattn/model/config.hpp"
 #include "blockattn/model/forward.hpp"
 #include "blockattn/model/layer.hpp"
@@ -42,7 +42,7 @@ class transformer final : public decoder {
  public:
   /// Reads shapes and weights from the file, which must outlive this object; `context` as for read_config(). Throws format_error for missing or misshapen tensors,
   /// and for adapters of another base model.
-  explicit transformer(const gguf_file& file, std::vector<applied_adapter> adapters = {}, index_t context = 0)
+  explicit transformer(const checkpoint& file, std::vector<applied_adapter> adapters = {}, index_t context = 0)
       : config_(read_config(file, Family::facts, context)), weights_(read_weights(file, config_, Family::facts, std::move(adapters))) {
     config_.vocabulary = weights_.embedding.rows;
     for (index_t l = 0; l < config_.layers; ++l) layers_.emplace_back(config_, weights_.layers[static_cast<std::size_t>(l)], l);

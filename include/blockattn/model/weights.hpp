@@ -3,6 +3,8 @@
 // Names are llama.cpp's. A fused matrix (Q, K and V of phi3, gate and up) is cut into views of its rows, and so are the adapters' matrices B.
 #pragma once
 
+#include <cmath>
+#include <cstring>
 #include <memory>
 #include <set>
 #include <string>
@@ -10,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "blockattn/io/gguf.hpp"
+#include "blockattn/io/checkpoint.hpp"
 #include "blockattn/io/lora.hpp"
 #include "blockattn/model/config.hpp"
 #include "blockattn/ops/feed_forward.hpp"
@@ -43,6 +45,7 @@ struct model_weights {
   const float* norm = nullptr;
   std::vector<layer_weights> layers;
   std::vector<std::vector<float>> vectors;      ///< what couldn't be used as it lies in the file
+  std::vector<std::vector<std::byte>> matrices; ///< of adapters, with their rows in the model's order
   std::vector<applied_adapter> adapters;        ///< keeps their maps alive
 };
 
@@ -50,7 +53,7 @@ namespace detail {
 
 class weight_reader {
  public:
-  weight_reader(const gguf_file& file, const model_config& config, const family_facts& facts, std::vector<applied_adapter> adapters)
+  weight_reader(const checkpoint& file, const model_config& config, const family_facts& facts, std::vector<applied_adapter> adapters)
       : file_(file), config_(config), facts_(facts) {
     result_.adapters = std::move(adapters);
   }
@@ -144,45 +147,62 @@ class weight_reader {
       if (a.columns != columns || b.rows != rows)
         throw format_error(cat("[lora] ", applied.adapter->file().path(), ": '", name, "' changes a matrix [", b.rows, ", ", a.columns, "], the model's is [", rows,
                                ", ", columns, "]. The adapter belongs to another base model."));
-      result.updates.push_back({a, b, applied.scale * applied.adapter->scale_of(found->second)});
+      result.updates.push_back({a, in_order_of_model(name, b), applied.scale * applied.adapter->scale_of(found->second)});
     }
     return result;
   }
 
+  /// A matrix B with its rows in the order of the model's: adapters are laid out as GGUF files are, a folder of safetensors files isn't.
+  weight_view in_order_of_model(const std::string& name, const weight_view& b) {
+    const bool query = name.find(".attn_q.") != std::string::npos, key = name.find(".attn_k.") != std::string::npos;
+    if (facts_.pairing != rope_pairing::adjacent || config_.ropes[0].pairing == facts_.pairing || (!query && !key)) return b;
+    const index_t row = row_bytes(b.type, b.columns), size = config_.head_dim;
+    std::vector<std::byte>& moved = result_.matrices.emplace_back(static_cast<std::size_t>(b.rows * row));
+    for (index_t r = 0; r < b.rows; ++r)
+      std::memcpy(moved.data() + (r / size * size + huggingface_channel(r % size, config_.ropes[0].channels())) * row, b.row(r), static_cast<std::size_t>(row));
+    return {b.type, moved.data(), b.rows, b.columns};
+  }
+
   weight_view embedding() {
-    const gguf_tensor& t = tensor("token_embd.weight");
+    const checkpoint_tensor& t = tensor("token_embd.weight");
     return matrix_of("token_embd.weight", t.shape.size() == 2 ? t.shape[1] : 0, config_.width);
   }
 
-  const gguf_tensor& tensor(const std::string& name) {
+  const checkpoint_tensor& tensor(const std::string& name) {
     used_.insert(name);
-    if (const gguf_tensor* found = file_.find_tensor(name)) return *found;
+    if (const checkpoint_tensor* found = file_.find_tensor(name)) return *found;
     throw format_error(cat("[model] ", file_.path(), ": tensor '", name, "' is missing. The file is incomplete or of another architecture."));
   }
 
   weight_view matrix_of(const std::string& name, index_t rows, index_t columns) {
-    const gguf_tensor& t = tensor(name);
+    const checkpoint_tensor& t = tensor(name);
     if (t.shape.size() != 2 || t.shape[0] != columns || t.shape[1] != rows) throw_shape(t, cat("[", rows, ", ", columns, "]"));
     return t.matrix();
   }
 
   /// A vector of floats: where it lies in the file, or a copy if it isn't float32 or `norm` weights need their offset.
   const float* vector(const std::string& name, index_t size, bool norm) {
-    const gguf_tensor& t = tensor(name);
+    const checkpoint_tensor& t = tensor(name);
     if (t.shape.size() != 1 || t.shape[0] != size) throw_shape(t, cat("[", size, "]"));
     if (block_values(t.type) != 1)
       throw format_error(cat("[model] ", file_.path(), ": tensor '", name, "' is ", blockattn::name(t.type), "; supported for norms and biases: f32, f16, bf16"));
     const float offset = norm ? config_.norm_offset : 0;
-    if (t.type == dtype::f32 && offset == 0) return reinterpret_cast<const float*>(t.bytes.data());
-    std::vector<float>& copy = result_.vectors.emplace_back(static_cast<std::size_t>(size));
-    kernels().unpack_row(t.matrix(), 0, copy.data());
-    for (float& value : copy) value += offset;
-    return copy.data();
+    const float* values = reinterpret_cast<const float*>(t.bytes.data());
+    if (t.type != dtype::f32 || offset != 0) {
+      std::vector<float>& copy = result_.vectors.emplace_back(static_cast<std::size_t>(size));
+      kernels().unpack_row(t.matrix(), 0, copy.data());
+      for (float& value : copy) value += offset;
+      values = copy.data();
+    }
+    for (index_t i = 0; i < size; ++i)
+      if (!std::isfinite(values[i]))
+        throw format_error(cat("[model] ", file_.path(), ": tensor '", name, "' has the value ", values[i], " at ", i, "; allowed: finite numbers. The weights are damaged; fetch them again."));
+    return values;
   }
 
   /// A part of a layer that isn't computed would silently give wrong answers.
   void check_all_used() const {
-    for (const gguf_tensor& t : file_.tensors())
+    for (const checkpoint_tensor& t : file_.tensors())
       if (t.name.starts_with("blk.") && !used_.contains(t.name))
         throw format_error(cat("[model] ", file_.path(), ": tensor '", t.name, "' isn't part of a model '", config_.architecture, "' with ", config_.layers,
                                " layers as this library knows it. A variant that isn't supported?"));
@@ -200,13 +220,11 @@ class weight_reader {
     }
   }
 
-  [[noreturn]] void throw_shape(const gguf_tensor& t, const std::string& expected) const {
-    std::string got = "[";
-    for (std::size_t i = t.shape.size(); i-- > 0;) got += cat(t.shape[i], i == 0 ? "]" : ", ");
-    throw format_error(cat("[model] ", file_.path(), ": tensor '", t.name, "' has shape ", got, ", expected ", expected, ". Metadata and tensors disagree."));
+  [[noreturn]] void throw_shape(const checkpoint_tensor& t, const std::string& expected) const {
+    throw format_error(cat("[model] ", file_.path(), ": tensor '", t.name, "' has shape ", shape_text(t), ", expected ", expected, ". Metadata and tensors disagree."));
   }
 
-  const gguf_file& file_;
+  const checkpoint& file_;
   const model_config& config_;
   const family_facts& facts_;
   model_weights result_;
@@ -216,7 +234,7 @@ class weight_reader {
 }  // namespace detail
 
 /// Reads shapes and weights from the file, which must outlive the result. Throws format_error, see weight_reader.
-[[nodiscard]] inline model_weights read_weights(const gguf_file& file, const model_config& config, const family_facts& facts, std::vector<applied_adapter> adapters = {}) {
+[[nodiscard]] inline model_weights read_weights(const checkpoint& file, const model_config& config, const family_facts& facts, std::vector<applied_adapter> adapters = {}) {
   return detail::weight_reader(file, config, facts, std::move(adapters)).read();
 }
 

@@ -44,7 +44,7 @@ class chat_template {
 
   /// The template of a model file, or the one that the file calls `variant` (tokenizer.chat_template.VARIANT:
   /// "tool_use", "rag"). Throws format_error if it isn't there or isn't Jinja.
-  [[nodiscard]] static chat_template from_gguf(const gguf_file& file, std::string_view variant = {});
+  [[nodiscard]] static chat_template from_gguf(const checkpoint& file, std::string_view variant = {});
 
   /// Renders for a given date (strftime_now) instead of the present one.
   [[nodiscard]] chat_template dated(const std::tm& now) const {
@@ -238,7 +238,7 @@ inline std::vector<text_block> chat_template::rag(std::string_view system, const
       text, 0, detail::passage_borders(text, first, count, asked).value_or(std::vector<std::size_t>()));
 }
 
-inline chat_template chat_template::from_gguf(const gguf_file& file, std::string_view variant) {
+inline chat_template chat_template::from_gguf(const checkpoint& file, std::string_view variant) {
   const std::string key = "tokenizer.chat_template";
   auto text = file.string(variant.empty() ? key : cat(key, '.', variant));
   if (!text && variant.empty()) text = file.string(key + ".default");

@@ -40,7 +40,7 @@ class tokenizer {
  public:
   /// Throws format_error: vocabulary missing, damaged or absurd; kind or pre-tokenizer not supported (named, with those
   /// that are).
-  [[nodiscard]] static tokenizer from_gguf(const gguf_file& file) { return tokenizer(file); }
+  [[nodiscard]] static tokenizer from_gguf(const checkpoint& file) { return tokenizer(file); }
 
   /// Token ids of `text`; with `markup`, control tokens in it are recognised. No BOS. Any bytes are accepted (see
   /// above).
@@ -115,7 +115,7 @@ class tokenizer {
  private:
   /// Everything, built once: members refer to the ones before them, so they stay where they are.
   struct state {
-    explicit state(const gguf_file& file)
+    explicit state(const checkpoint& file)
         : kind(read_kind(file)),
           splitter(kind.pattern),
           tokens(file),
@@ -134,8 +134,8 @@ class tokenizer {
     state& operator=(const state&) = delete;
 
     void find_direct();
-    void find_ends(const gguf_file& file);
-    [[nodiscard]] std::optional<token_id> special_id(const gguf_file& file, std::string_view key) const;
+    void find_ends(const checkpoint& file);
+    [[nodiscard]] std::optional<token_id> special_id(const checkpoint& file, std::string_view key) const;
 
     pre_tokenizer_kind kind;
     pre_tokenizer splitter;
@@ -184,10 +184,10 @@ class tokenizer {
     std::vector<token_id>* out_;
   };
 
-  explicit tokenizer(const gguf_file& file) : state_(std::make_shared<const state>(file)) {}
+  explicit tokenizer(const checkpoint& file) : state_(std::make_shared<const state>(file)) {}
 
-  [[nodiscard]] static pre_tokenizer_kind read_kind(const gguf_file& file);
-  [[nodiscard]] static merge_table read_merges(const gguf_file& file, const vocabulary& tokens);
+  [[nodiscard]] static pre_tokenizer_kind read_kind(const checkpoint& file);
+  [[nodiscard]] static merge_table read_merges(const checkpoint& file, const vocabulary& tokens);
 
   void check(token_id id) const {
     if (!state_->tokens.contains(id))
@@ -221,7 +221,7 @@ class tokenizer {
   std::shared_ptr<const state> state_;
 };
 
-inline pre_tokenizer_kind tokenizer::read_kind(const gguf_file& file) {
+inline pre_tokenizer_kind tokenizer::read_kind(const checkpoint& file) {
   const std::string where = detail::vocabulary_name(file);
   const auto model = file.string("tokenizer.ggml.model");
   if (!model)
@@ -243,7 +243,7 @@ inline pre_tokenizer_kind tokenizer::read_kind(const gguf_file& file) {
   return *kind;
 }
 
-inline merge_table tokenizer::read_merges(const gguf_file& file, const vocabulary& tokens) {
+inline merge_table tokenizer::read_merges(const checkpoint& file, const vocabulary& tokens) {
   const std::string where = detail::vocabulary_name(file);
   const auto texts = file.strings("tokenizer.ggml.merges");
   if (texts.empty())
@@ -293,7 +293,7 @@ inline void tokenizer::state::find_direct() {
   }
 }
 
-inline void tokenizer::state::find_ends(const gguf_file& file) {
+inline void tokenizer::state::find_ends(const checkpoint& file) {
   for (const std::string_view key :
        {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
     if (const auto id = special_id(file, key)) ends.push_back(*id);
@@ -306,7 +306,7 @@ inline void tokenizer::state::find_ends(const gguf_file& file) {
   ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
 }
 
-inline std::optional<token_id> tokenizer::state::special_id(const gguf_file& file, std::string_view key) const {
+inline std::optional<token_id> tokenizer::state::special_id(const checkpoint& file, std::string_view key) const {
   const auto id = file.number<std::int64_t>(key);
   if (id && (*id < 0 || *id >= tokens.size()))
     throw format_error(

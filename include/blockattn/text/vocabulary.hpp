@@ -70,12 +70,12 @@ class fixed_texts {
 };
 
 /// Where messages about a vocabulary say it is.
-[[nodiscard]] inline std::string vocabulary_name(const gguf_file& file) {
+[[nodiscard]] inline std::string vocabulary_name(const checkpoint& file) {
   return cat("[tokenizer] ", file.path(), ": ");
 }
 
 /// The type number of a token, checked.
-[[nodiscard]] inline token_kind token_kind_of(const gguf_file& file, std::size_t id, int number) {
+[[nodiscard]] inline token_kind token_kind_of(const checkpoint& file, std::size_t id, int number) {
   if (number < 1 || number > 6)
     throw format_error(cat(vocabulary_name(file), "token ", id, " has type ", number,
                            "; allowed: 1 (normal) to 6 (byte). Corrupt or newer file."));
@@ -88,7 +88,7 @@ class fixed_texts {
 class vocabulary {
  public:
   /// Reads tokenizer.ggml.tokens and token_type. Throws format_error.
-  explicit vocabulary(const gguf_file& file) {
+  explicit vocabulary(const checkpoint& file) {
     const auto texts = file.strings("tokenizer.ggml.tokens");
     const auto kinds = file.numbers<int>("tokenizer.ggml.token_type");
     if (texts.empty())
@@ -146,7 +146,7 @@ class vocabulary {
     slots_.assign(std::bit_ceil(texts.size() * 2 + 16), -1);
   }
 
-  void add(const gguf_file& file, std::string_view text, token_kind kind) {
+  void add(const checkpoint& file, std::string_view text, token_kind kind) {
     const auto id = static_cast<token_id>(kinds_.size());
     const std::size_t begin = bytes_.size();
     bool encodable = false;
@@ -167,7 +167,7 @@ class vocabulary {
     slot = id;
   }
 
-  [[nodiscard]] static char byte_of(const gguf_file& file, token_id id, std::string_view text) {
+  [[nodiscard]] static char byte_of(const checkpoint& file, token_id id, std::string_view text) {
     unsigned value = 0;
     bool valid = text.size() == 6 && text.substr(0, 3) == "<0x" && text.back() == '>';
     for (std::size_t i = 3; valid && i < 5; ++i) {
@@ -181,7 +181,7 @@ class vocabulary {
     return static_cast<char>(value);
   }
 
-  void fill_bytes(const gguf_file& file) {
+  void fill_bytes(const checkpoint& file) {
     for (unsigned byte = 0; byte < 256; ++byte) {
       const char character = static_cast<char>(byte);
       byte_tokens_[byte] = find_normal({&character, 1});
