@@ -62,6 +62,7 @@ void add_ttft(CLI::App& app, ttft_options& options) {
   app.add_option("--passage", options.passage, "Tokens of a passage")
       ->check(CLI::Range(1, most_tokens))
       ->capture_default_str();
+  app.add_flag("--cold", options.cold, "Time prompts with nothing cached, too");
 }
 
 blockattn::model open_model(const bench_options& options) {

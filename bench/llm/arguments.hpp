@@ -26,11 +26,12 @@ struct speed_options {
   bool warm_up = true;
 };
 
-/// Time to first token, full attention against cached passages.
+/// Time to first token, full attention against cached passages, and if `cold`, against passages that must be encoded, too.
 struct ttft_options {
   std::vector<int> lengths = {512, 1024, 2048, 4096, 8192};
   int query = 50;
   int passage = 150;
+  bool cold = false;
 };
 
 void add_shared(CLI::App& app, bench_options& options);

@@ -48,12 +48,12 @@ double compare_answers(const blockattn::model& model, const std::shared_ptr<bloc
 }
 
 struct samples {
-  std::vector<double> full, block;
+  std::vector<double> full, block, cold;
   blockattn::block_counts counts;
 };
 
 samples time_both(const blockattn::model& model, const std::shared_ptr<blockattn::block_cache>& cache,
-                  const prompt& blocks, int repetitions) {
+                  const prompt& blocks, int repetitions, bool cold) {
   samples result;
   for (int i = 0; i < repetitions; ++i) {
     result.full.push_back(first_token(model, cache, blocks, blockattn::attention_mode::full).ttft_ms);
@@ -63,6 +63,10 @@ samples time_both(const blockattn::model& model, const std::shared_ptr<blockattn
     if (block.blocks.encoded != 0)
       throw blockattn::error(cat("[ttft] ", block.blocks.encoded, " of ", block.blocks.total,
                                  " passages were encoded again; the cache should have had all"));
+    if (cold) {
+      const auto empty = std::make_shared<blockattn::block_cache>(std::size_t{1} << 40);
+      result.cold.push_back(first_token(model, empty, blocks, blockattn::attention_mode::block).ttft_ms);
+    }
   }
   return result;
 }
@@ -72,8 +76,8 @@ json measure(const blockattn::model& model, int length, const bench_options& sha
   const prompt blocks = make_prompt(model.vocabulary(), length, options.query, options.passage);
   const auto bytes = static_cast<std::size_t>(model.kv().token_bytes()) * static_cast<std::size_t>(length);
   const auto cache = std::make_shared<blockattn::block_cache>(2 * bytes + (std::size_t{64} << 20));
-  const double cold = compare_answers(model, cache, blocks);
-  const samples times = time_both(model, cache, blocks, shared.repetitions);
+  const double first = compare_answers(model, cache, blocks);
+  const samples times = time_both(model, cache, blocks, shared.repetitions, options.cold);
   const statistic full = summarise(times.full);
   const statistic block = summarise(times.block);
   json row = common_row(model, shared, threads);
@@ -87,11 +91,15 @@ json measure(const blockattn::model& model, int length, const bench_options& sha
               {"full_ms_stddev", full.deviation},
               {"block_ms", block.mean},
               {"block_ms_stddev", block.deviation},
-              {"block_cold_ms", cold},
+              {"block_first_ms", first},
               {"ratio", block.mean / full.mean},
               {"samples_full_ms", times.full},
               {"samples_block_ms", times.block},
               {"hit_equals_miss", true}});
+  if (options.cold) {
+    const statistic cold = summarise(times.cold);
+    row.update({{"cold_ms", cold.mean}, {"cold_ms_stddev", cold.deviation}, {"cold_ratio", cold.mean / full.mean}, {"samples_cold_ms", times.cold}});
+  }
   return row;
 }
 
@@ -106,6 +114,7 @@ std::vector<std::string> cells(const json& row) {
           times("full_ms", "full_ms_stddev"),
           times("block_ms", "block_ms_stddev"),
           format("%.2f %%", 100 * row["ratio"].get<double>()),
+          row.contains("cold_ms") ? times("cold_ms", "cold_ms_stddev") : "",
           row["blocks_reused"].dump() + "/" + row["n_passages"].dump()};
 }
 
@@ -118,8 +127,8 @@ void run_ttft(const bench_options& shared, const ttft_options& options, std::ost
   std::optional<markdown_table> table;
   if (shared.output == "md")
     table.emplace(
-        out, std::vector<std::string>{"model", "backend", "threads", "n_ctx", "full ms", "block ms", "ratio", "reused"},
-        std::vector<int>{30, 16, 7, 7, 18, 14, 8, 9}, "llrrrrrr");
+        out, std::vector<std::string>{"model", "backend", "threads", "n_ctx", "full ms", "block ms", "ratio", "cold ms", "reused"},
+        std::vector<int>{30, 16, 7, 7, 18, 14, 8, 18, 9}, "llrrrrrrr");
   for (const int threads : shared.threads) {
     for (const int length : options.lengths) {
       const json row = with_threads(threads, [&] { return measure(model, length, shared, options, threads); });
