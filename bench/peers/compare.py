@@ -22,20 +22,24 @@ HERE = pathlib.Path(__file__).resolve().parent
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "blockattn" / "peers"
 
 
+def absolute(path: str) -> pathlib.Path:
+    return pathlib.Path(path).expanduser().resolve()
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", type=pathlib.Path, action="append", required=True, help="GGUF file; may be given several times")
+    parser.add_argument("-m", "--model", type=absolute, action="append", required=True, help="GGUF file; may be given several times")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-p", "--prompts", default="512,2048,8192", help="prompt lengths (default: %(default)s)")
     parser.add_argument("-n", "--generations", default="64", help="tokens generated (default: %(default)s)")
     parser.add_argument("-r", "--rounds", type=int, default=5)
     parser.add_argument("--ttft", default="512,2048,8192", help="prompt lengths of the time to first token, empty: none")
     parser.add_argument("--query", type=int, default=50, help="tokens of the question behind the passages")
-    parser.add_argument("--blockattn-bench", type=pathlib.Path, default=HERE.parents[1] / "build/release/bin/blockattn_bench")
-    parser.add_argument("--microbench", type=pathlib.Path, help="blockattn_microbench, for the machine's limits")
-    parser.add_argument("--llama-bench", type=pathlib.Path, help="an llama-bench there is; otherwise it is fetched and built")
-    parser.add_argument("--build", type=pathlib.Path, default=CACHE, help="where llama.cpp is built (default: %(default)s)")
-    parser.add_argument("-o", "--output", type=pathlib.Path, default=pathlib.Path("peers"))
+    parser.add_argument("--blockattn-bench", type=absolute, default=HERE.parents[1] / "build/release/bin/blockattn_bench")
+    parser.add_argument("--microbench", type=absolute, help="blockattn_microbench, for the machine's limits")
+    parser.add_argument("--llama-bench", type=absolute, help="an llama-bench there is; otherwise it is fetched and built")
+    parser.add_argument("--build", type=absolute, default=CACHE, help="where llama.cpp is built (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=absolute, default=pathlib.Path("peers"))
     return parser.parse_args()
 
 
