@@ -67,7 +67,7 @@ template <class T>
 
 class huggingface_config {
  public:
-  huggingface_config(const json_value& config, const huggingface_family& family, checkpoint_builder& out)
+  huggingface_config(json_value config, const huggingface_family& family, checkpoint_builder& out)
       : config_(config), family_(family), out_(out), prefix_(cat(family.architecture, ".")) {}
 
   /// Sets all metadata of the model but its name, and adds the tensors that GGUF files keep RoPE's divisors in.
@@ -283,7 +283,7 @@ class huggingface_config {
     set_flags("blockattn.rope_layers", rope);
   }
 
-  const json_value& config_;
+  json_value config_;
   const huggingface_family& family_;
   checkpoint_builder& out_;
   std::string architecture_, prefix_;
