@@ -9,9 +9,9 @@ model_dir=${BLOCKATTN_MODEL_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/blockattn/model
 export model_path=$model_dir/$model_name
 
 # What a program that uses the library needs, the command included.
-export build_packages=(g++ cmake ninja-build libeigen3-dev libtbb-dev libxsimd-dev libpcre2-dev libxxhash-dev libcli11-dev nlohmann-json3-dev libsqlite3-dev)
+export build_packages=(g++ cmake ninja-build libeigen3-dev libtbb-dev libxsimd-dev libpcre2-dev libutf8proc-dev libxxhash-dev libcli11-dev nlohmann-json3-dev libsqlite3-dev liblmdb-dev libhiredis-dev zlib1g-dev)
 # What the tests need beside it.
-export test_packages=(git libtree-sitter-dev ccache catch2 libbenchmark-dev clang libclang-rt-14-dev shellcheck)
+export test_packages=(git libtree-sitter-dev ccache catch2 libbenchmark-dev clang libclang-rt-14-dev shellcheck redis-server)
 
 # say TEXT: a headline. On standard error, like everything but a script's result.
 say() { printf '\n== %s\n' "$*" >&2; }

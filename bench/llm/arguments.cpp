@@ -27,6 +27,9 @@ void add_shared(CLI::App& app, bench_options& options) {
   app.add_option("--precision", options.precision, "Arithmetic of activations")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->capture_default_str();
+  app.add_option("--device", options.device, "Where to compute: cpu, or cuda (a GPU)")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--kv", options.kv, "Storage of keys and values: f32, f16, bf16, q8_0, q4_0, or two as KEYS:VALUES")
       ->check([](const std::string& text) -> std::string {
         try {
@@ -51,6 +54,12 @@ void add_speed(CLI::App& app, speed_options& options) {
   app.add_flag("!--no-warmup", options.warm_up, "Leave out the untimed first run of each test");
 }
 
+void add_game(CLI::App& app, game_options& options) {
+  app.add_option("--objects", options.objects, "Objects of the game's state")->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--changes", options.changes, "Objects that change each frame")->check(CLI::Range(0, 100000))->capture_default_str();
+  app.add_option("--block-tokens", options.block_tokens, "Most tokens of a block")->check(CLI::Range(4, 4096))->capture_default_str();
+}
+
 void add_ttft(CLI::App& app, ttft_options& options) {
   app.add_option("--lengths", options.lengths, "Tokens of the whole prompt, the query counted")
       ->delimiter(',')
@@ -68,6 +77,7 @@ void add_ttft(CLI::App& app, ttft_options& options) {
 blockattn::model open_model(const bench_options& options) {
   blockattn::load_options load;
   load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;
+  if (options.device == "cuda") load.device = blockattn::compute_device::cuda;
   if (options.kv != "default") load.kv = blockattn::parse_kv_types(options.kv);
   return blockattn::model::load(options.model, load);
 }

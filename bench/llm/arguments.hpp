@@ -17,6 +17,7 @@ struct bench_options {
   std::string output = "md";  ///< md, json
   std::string precision = "fast";
   std::string kv = "default";
+  std::string device = "cpu";  ///< cpu, cuda
 };
 
 /// pp and tg.
@@ -37,6 +38,14 @@ struct ttft_options {
 void add_shared(CLI::App& app, bench_options& options);
 void add_speed(CLI::App& app, speed_options& options);
 void add_ttft(CLI::App& app, ttft_options& options);
+
+/// Options of `game`.
+struct game_options {
+  int objects = 300;
+  int changes = 2;        ///< objects that change each frame
+  int block_tokens = 64;  ///< most tokens of a block
+};
+void add_game(CLI::App& app, game_options& options);
 
 [[nodiscard]] blockattn::model open_model(const bench_options& options);
 

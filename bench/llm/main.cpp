@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "arguments.hpp"
+#include "game.hpp"
 #include "report.hpp"
 #include "speed.hpp"
 #include "ttft.hpp"
@@ -18,12 +19,19 @@ int main(int count, char** arguments) {
   bench::bench_options ttft_shared;
   bench::speed_options speed;
   bench::ttft_options ttft;
+  bench::bench_options game_shared;
+  bench::game_options game;
+  game_shared.repetitions = 3;
   ttft_shared.repetitions = 3;
   CLI::App& ttft_app = *app.add_subcommand("ttft", "Time to first token: full attention against all passages cached");
   bench::add_shared(app, shared);
   bench::add_speed(app, speed);
   bench::add_shared(ttft_app, ttft_shared);
   bench::add_ttft(ttft_app, ttft);
+  CLI::App& game_app = *app.add_subcommand("game", "A frame of a game: a JSON state of which little changed");
+  bench::add_shared(game_app, game_shared);
+  bench::add_game(game_app, game);
+  game_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
   ttft_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });  // given after 'ttft'
   bench::remember_command(count, arguments);
   try {
@@ -32,7 +40,9 @@ int main(int count, char** arguments) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   try {
-    if (ttft_app.parsed())
+    if (game_app.parsed())
+      bench::run_game(game_shared, game, std::cout);
+    else if (ttft_app.parsed())
       bench::run_ttft(ttft_shared, ttft, std::cout);
     else
       bench::run_speed(shared, speed, std::cout);

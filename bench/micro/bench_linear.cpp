@@ -1,6 +1,7 @@
 // Matrix products: quantised weights in the kernels' order times quantised activations, one token (generation) and many
 // (prompts); and in float arithmetic one token against streamed weights, and many tokens against an unpacked panel.
 // Shapes of SmolLM2-135M's feed-forward layer, 576 inputs, 1536 outputs; for types in blocks of 256 it is 768 inputs.
+#include "blockattn/kernels/interleave.hpp"
 #include "operands.hpp"
 
 namespace {

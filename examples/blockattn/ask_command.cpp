@@ -11,9 +11,6 @@
 namespace blockattn_command {
 namespace {
 
-constexpr const char* default_system =
-    "You answer questions about the passages below. Answer in one short sentence, only with facts from the passages.";
-
 const char* name_of(match_kind kind) {
   switch (kind) {
     case match_kind::words: return "words";
@@ -156,9 +153,10 @@ int ask_lines(assistant& documents, bool as_json) {
 }  // namespace
 
 void add_ask(CLI::App& app, ask_options& options) {
-  options.system = default_system;
+  options.system = default_system_message;
   options.sampling.tokens = 96;
   add_model(app, options.model);
+  add_tiers(app, options.model);
   app.add_option("--docs", options.documents, "Folder of .txt and .md files")->required()->type_name("DIR");
   app.add_option("question", options.questions, "Questions; without one: interactive, or one a line from a pipe")
       ->type_name("QUESTION");

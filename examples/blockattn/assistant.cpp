@@ -40,7 +40,7 @@ assistant::assistant(const ask_options& options)
       cache_(make_cache(options.model)),
       index_(index_file(options), index_format(model_, options)) {
   update_index();
-  if (options_.plan.mode == "block")
+  if (make_plan(options_.plan).mode == blockattn::attention_mode::block)
     (void)model_.fingerprint();  // reads the weights once, before any question is timed
 }
 
@@ -89,7 +89,7 @@ answer assistant::ask(const std::string& question, const blockattn::text_callbac
 double assistant::measure_full(const std::vector<std::string>& passages, const std::string& question) {
   progress_bar bar("the same with full attention", "tokens", !options_.common.json);
   blockattn::generation_options generation = make_generation(options_.plan, options_.sampling, bar);
-  generation.plan.mode = blockattn::attention_mode::full;
+  generation.plan = blockattn::parse_plan("full");
   generation.max_tokens = 1;
   blockattn::session cold(model_, std::make_shared<blockattn::block_cache>(std::size_t{0}));
   const auto result = cold.ask(options_.system, passages, question, generation);

@@ -10,6 +10,10 @@
 
 namespace blockattn_command {
 
+/// What `ask` tells the model, and what `pack` therefore packs.
+inline constexpr const char* default_system =
+    "You answer questions about the passages below. Answer in one short sentence, only with facts from the passages.";
+
 /// `run`: a prompt given as blocks.
 struct run_options {
   common_options common;
@@ -22,6 +26,30 @@ struct run_options {
 };
 void add_run(CLI::App& app, run_options& options);
 int run_run(const run_options& options);
+
+/// `pack`: passages encoded once, into a file.
+struct pack_options {
+  common_options common;
+  model_options model;
+  std::string documents;      ///< a folder, as for ask; or
+  std::string passages_file;  ///< JSON lines {"title", "text"}; "-": standard input
+  std::string output;
+  std::string system;
+  int passage_tokens = 192;
+};
+void add_pack(CLI::App& app, pack_options& options);
+int run_pack(const pack_options& options);
+
+/// `cache`: what a disk cache or a pack holds.
+struct cache_options {
+  common_options common;
+  std::string action;  ///< stats, verify, prune, clear
+  std::string path;
+  std::string model;  ///< fingerprint of the model whose blocks are meant; empty: all
+  int most_mb = 0;    ///< prune: what may stay
+};
+void add_cache(CLI::App& app, cache_options& options);
+int run_cache(const cache_options& options);
 
 /// `tokenize`: text to token ids.
 struct tokenize_options {
@@ -61,5 +89,25 @@ struct ask_options {
 };
 void add_ask(CLI::App& app, ask_options& options);
 int run_ask(const ask_options& options);
+
+/// The system message of `ask`, and of `eval`.
+inline constexpr const char* default_system_message =
+    "You answer questions about the passages below. Answer in one short sentence, only with facts from the passages.";
+
+/// `eval`: a question set over plans.
+struct eval_options {
+  common_options common;
+  model_options model;
+  std::string questions, pool, state, svg;
+  std::string system = default_system_message;
+  std::vector<std::string> plans, kv_types, adapters;
+  std::vector<int> passages = {10}, global_blocks = {1};
+  int limit = 0;
+  int tokens = 32;
+  std::uint64_t seed = 1;
+  bool check = false;
+};
+void add_eval(CLI::App& app, eval_options& options);
+int run_eval(const eval_options& options);
 
 }  // namespace blockattn_command

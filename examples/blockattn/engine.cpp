@@ -6,6 +6,9 @@
 #include <optional>
 
 #include "adapters.hpp"
+#include "blockattn/cache/lmdb_tier.hpp"
+#include "blockattn/cache/pack.hpp"
+#include "blockattn/cache/redis_tier.hpp"
 
 namespace blockattn_command {
 namespace {
@@ -24,17 +27,42 @@ std::vector<blockattn::adapter_file> asked_adapters(const model_options& options
   return result;
 }
 
+/// What was asked for by name must open; where blocks are only kept, a warning is enough: the answer is the same.
+blockattn::tier_list open_tiers(const model_options& options) {
+  blockattn::tier_list tiers;
+  for (const std::string& pack : options.packs)
+    tiers.push_back(std::make_shared<blockattn::pack_tier>(pack, warnings()));
+  if (!options.disk_cache.empty()) {
+    try {
+      tiers.push_back(std::make_shared<blockattn::lmdb_tier>(blockattn::lmdb_options{
+          options.disk_cache, static_cast<std::size_t>(options.disk_mb) << 20, std::size_t{256} << 20, warnings()}));
+    } catch (const blockattn::error& e) {
+      warn(blockattn::cat(e.what(), " It goes on without the disk cache."));
+    }
+  }
+  if (!options.redis.empty())
+    tiers.push_back(std::make_shared<blockattn::redis_tier>(blockattn::parse_redis_url(options.redis, warnings())));
+  return tiers;
+}
+
 }  // namespace
+
+blockattn::log_sink warnings() {
+  return [](blockattn::log_level level, std::string_view line) {
+    if (level == blockattn::log_level::warning) warn(line);
+  };
+}
 
 blockattn::model open_model(const model_options& options) {
   blockattn::load_options load;
   load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;
   if (options.kv != "default") load.kv = blockattn::parse_kv_types(options.kv);
   load.repack = options.repack == "on";
+  load.device = options.device == "cuda"   ? blockattn::compute_device::cuda
+                : options.device == "auto" ? blockattn::compute_device::automatic
+                                           : blockattn::compute_device::cpu;
   load.adapters = asked_adapters(options);
-  load.log = [](blockattn::log_level level, std::string_view line) {
-    if (level == blockattn::log_level::warning) warn(line);
-  };
+  load.log = warnings();
   progress_bar bar("quantising", "bytes");
   if (!options.quantize.empty()) {
     load.quantize = options.quantize == "q4_0" ? blockattn::dtype::q4_0 : blockattn::dtype::q8_0;
@@ -62,13 +90,12 @@ adapted_model open_adapted_model(const model_options& options) {
 }
 
 std::shared_ptr<blockattn::block_cache> make_cache(const model_options& options) {
-  return std::make_shared<blockattn::block_cache>(static_cast<std::size_t>(options.cache_mb) << 20,
-                                                  [](blockattn::log_level level, std::string_view line) {
-                                                    if (level == blockattn::log_level::warning) warn(line);
-                                                  });
+  return std::make_shared<blockattn::block_cache>(static_cast<std::size_t>(options.cache_mb) << 20, warnings(),
+                                                  open_tiers(options));
 }
 
 blockattn::attention_plan make_plan(const plan_options& options) {
+  if (!options.plan.empty()) return blockattn::parse_plan(options.plan);
   blockattn::attention_plan plan;
   plan.mode = options.mode == "full" ? blockattn::attention_mode::full : blockattn::attention_mode::block;
   plan.rotate = options.rotation == "keys" ? blockattn::rotation::keys : blockattn::rotation::queries;

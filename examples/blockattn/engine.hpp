@@ -45,6 +45,9 @@ struct adapted_model {
 [[nodiscard]] blockattn::generation_options make_generation(const plan_options& plan, const sampling_flags& sampling,
                                                             progress_bar& bar);
 
+/// A sink that shows warnings and drops the rest.
+[[nodiscard]] blockattn::log_sink warnings();
+
 /// "blockattn: ..." on standard error, one line.
 void note(std::string_view line);
 

@@ -60,6 +60,7 @@ json to_json(const blockattn::generation_result& result) {
           {"ttft_ms", result.ttft_ms},
           {"prefill_ms", result.prefill_ms},
           {"tokens_per_second", result.tokens_per_second},
+          {"flops", result.operations},
           {"finish_reason", std::string(name(result.reason))}};
 }
 

@@ -17,7 +17,7 @@ namespace blockattn_command {
 /// Keys in the order in which they were added.
 using json = nlohmann::ordered_json;
 
-/// text, token_ids, prompt_tokens, blocks, ttft_ms, prefill_ms, tokens_per_second, finish_reason.
+/// text, token_ids, prompt_tokens, blocks, ttft_ms, prefill_ms, tokens_per_second, flops, finish_reason.
 [[nodiscard]] json to_json(const blockattn::generation_result& result);
 
 /// file, format, version (if the format has one), size_bytes, parameters, metadata, types, tensors.

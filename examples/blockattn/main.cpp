@@ -35,7 +35,7 @@ int usage_error(const CLI::App& app, const CLI::ParseError& e, int count, char**
   std::cerr << "Run 'blockattn --help' or 'blockattn <subcommand> --help' for the flags and an example.\n";
   std::string message = e.what();
   if (app.get_subcommands().empty() && count > 1 && arguments[1][0] != '-')
-    message = std::string("unknown subcommand '") + arguments[1] + "'; allowed: run, tokenize, inspect, ask";
+    message = std::string("unknown subcommand '") + arguments[1] + "'; allowed: run, tokenize, inspect, ask, eval, pack, cache";
   return report("[usage] " + message, has_json_flag(count, arguments), 2);
 }
 
@@ -50,14 +50,23 @@ int main(int count, char** arguments) {
   command::tokenize_options tokenize;
   command::inspect_options inspect;
   command::ask_options ask;
+  command::pack_options pack;
+  command::cache_options cache;
+  command::eval_options eval;
   CLI::App& run_app = *app.add_subcommand("run", "Continue a prompt given as blocks");
   CLI::App& tokenize_app = *app.add_subcommand("tokenize", "Turn text into token ids");
   CLI::App& inspect_app = *app.add_subcommand("inspect", "Show metadata, tensors and sizes of a checkpoint");
   CLI::App& ask_app = *app.add_subcommand("ask", "Answer questions about a folder of documents");
+  CLI::App& pack_app = *app.add_subcommand("pack", "Encode passages once, into a file to be used by run and ask");
+  CLI::App& cache_app = *app.add_subcommand("cache", "Show, verify, prune or clear a disk cache or a pack");
+  CLI::App& eval_app = *app.add_subcommand("eval", "Measure answers, operations and time under attention plans");
   command::add_run(run_app, run);
   command::add_tokenize(tokenize_app, tokenize);
   command::add_inspect(inspect_app, inspect);
   command::add_ask(ask_app, ask);
+  command::add_pack(pack_app, pack);
+  command::add_cache(cache_app, cache);
+  command::add_eval(eval_app, eval);
   try {
     app.parse(count, arguments);
   } catch (const CLI::ParseError& e) {
@@ -70,6 +79,9 @@ int main(int count, char** arguments) {
     if (tokenize_app.parsed()) status = command::run_tokenize(tokenize);
     if (inspect_app.parsed()) status = command::run_inspect(inspect);
     if (ask_app.parsed()) status = command::run_ask(ask);
+    if (pack_app.parsed()) status = command::run_pack(pack);
+    if (cache_app.parsed()) status = command::run_cache(cache);
+    if (eval_app.parsed()) status = command::run_eval(eval);
     if (!std::cout.flush()) return report("[output] standard output can't be written", false, 1);
     return status;
   } catch (const blockattn::cancelled_error& e) {

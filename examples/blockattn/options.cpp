@@ -95,9 +95,27 @@ void add_model(CLI::App& app, model_options& options) {
                  "Keep a copy of quantised weights in the order of the kernels: faster, for as much memory as the file takes")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
+  app.add_option("--device", options.device, "Where to compute: cpu, cuda (a GPU), or auto (a GPU if there is one)")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->capture_default_str();
   app.add_option("--cache-mb", options.cache_mb, "Most memory that cached blocks may take, in MiB; 0: no cache")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
+}
+
+void add_tiers(CLI::App& app, model_options& options) {
+  app.add_option("--pack", options.packs, "Passages that 'blockattn pack' has encoded; several may be given")
+      ->type_name("FILE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--disk-cache", options.disk_cache, "Folder in which encoded blocks are kept for later calls")
+      ->type_name("DIR");
+  app.add_option("--disk-mb", options.disk_mb, "Most MiB that the disk cache may take")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--redis", options.redis,
+                 "Redis server that keeps encoded blocks for many machines: redis://[user:password@]host[:port][/db]")
+      ->type_name("URL");
 }
 
 void add_plan(CLI::App& app, plan_options& options) {
@@ -116,6 +134,8 @@ void add_plan(CLI::App& app, plan_options& options) {
   app.add_option("--global-blocks", options.global_blocks, "The last N blocks see everything before them")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
+  CLI::Option* plan = app.add_option("--plan", options.plan, "Attention plan: NAME or NAME:key=value,... (docs/plans.md), instead of the flags above");
+  for (const char* other : {"--mode", "--rotation", "--max-blocks", "--global-blocks"}) plan->excludes(other);
 }
 
 void add_sampling(CLI::App& app, sampling_flags& options) {

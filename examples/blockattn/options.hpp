@@ -25,7 +25,12 @@ struct model_options {
   std::string repack = "on";       ///< on, off; see blockattn::load_options
   std::string quantize;            ///< q8_0, q4_0, or empty: as the weights are
   std::string quantized_file;      ///< where the quantised model is written; empty: nowhere
+  std::string device = "cpu";      ///< cpu, cuda, auto
   int cache_mb = 512;              ///< byte budget of the block cache, MiB
+  std::vector<std::string> packs;  ///< files that `pack` wrote, asked in this order
+  std::string disk_cache;          ///< folder of blocks that survive the program; empty: none
+  int disk_mb = 4096;              ///< most MiB of its file
+  std::string redis;               ///< redis://[user:password@]host[:port][/database]; empty: none
   std::vector<std::string> lora;   ///< adapters, FILE or FILE:SCALE; "none" alone: no adapter, not by default either
 };
 
@@ -35,6 +40,7 @@ struct plan_options {
   std::string rotation = "queries";  ///< queries, keys
   int max_blocks = -1;               ///< -1: no limit
   int global_blocks = 1;
+  std::string plan;  ///< NAME:key=value,... instead of all of these; see docs/plans.md
 };
 
 /// How tokens are chosen, and when to stop.
@@ -59,6 +65,8 @@ void add_model_path(CLI::App& app, model_options& options);
 [[nodiscard]] std::pair<std::string, float> split_adapter(const std::string& text);
 /// -m/--model, --lora, --quantize, --save-quantized, --precision, --kv, --cache-mb.
 void add_model(CLI::App& app, model_options& options);
+/// --pack, --disk-cache, --disk-mb, --redis.
+void add_tiers(CLI::App& app, model_options& options);
 void add_plan(CLI::App& app, plan_options& options);
 void add_sampling(CLI::App& app, sampling_flags& options);
 

@@ -41,7 +41,7 @@ std::vector<std::string> all_words(std::string_view text) {
   return words;
 }
 
-std::string quoted(std::string_view word) { return "\"" + std::string(word) + "\""; }
+std::string in_quotes(std::string_view word) { return "\"" + std::string(word) + "\""; }
 
 /// `word` without its last third, cut between UTF-8 characters; whole if it has fewer than six bytes.
 std::string_view beginning(std::string_view word) {
@@ -65,13 +65,13 @@ std::vector<std::string> question_words(std::string_view question) {
 
 std::string match_any(const std::vector<std::string>& words) {
   std::string query;
-  for (const std::string& word : words) query += (query.empty() ? "" : " OR ") + quoted(word);
+  for (const std::string& word : words) query += (query.empty() ? "" : " OR ") + in_quotes(word);
   return query;
 }
 
 std::string match_beginnings(const std::vector<std::string>& words) {
   std::string query;
-  for (const std::string& word : words) query += (query.empty() ? "" : " OR ") + quoted(beginning(word)) + "*";
+  for (const std::string& word : words) query += (query.empty() ? "" : " OR ") + in_quotes(beginning(word)) + "*";
   return query;
 }
 

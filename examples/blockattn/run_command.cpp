@@ -65,6 +65,7 @@ void print_summary(const blockattn::generation_result& result) {
 
 void add_run(CLI::App& app, run_options& options) {
   add_model(app, options.model);
+  add_tiers(app, options.model);
   app.add_option("--blocks", options.blocks_file, "JSON file {\"blocks\": [\"...\", \"final\"]}; - for standard input")
       ->required()
       ->type_name("FILE");

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace blockattn_command {
 
@@ -36,6 +37,7 @@ class progress_bar {
   progress_bar& operator=(const progress_bar&) = delete;
 
   void update(std::int64_t done, std::int64_t total);
+  void relabel(std::string label) { label_ = std::move(label); }
   void finish();
 
  private:

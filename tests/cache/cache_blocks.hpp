@@ -1,8 +1,11 @@
 // Blocks for the tests of the cache: small, filled from their key, and checkable.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 
 #include "blockattn/cache/block_cache.hpp"
@@ -25,9 +28,18 @@ inline std::shared_ptr<const blockattn::kv_block> block_of(const blockattn::bloc
   return block;
 }
 
+/// The content of a key's block, which repeats after 256 bytes.
+inline std::array<std::byte, 256> pattern_of(const blockattn::block_key& key) {
+  std::array<std::byte, 256> pattern{};
+  for (std::size_t i = 0; i < pattern.size(); ++i) pattern[i] = expected_byte(key, i);
+  return pattern;
+}
+
 inline bool is_block_of(const blockattn::block_key& key, const blockattn::kv_block& block) {
-  for (std::size_t i = 0; i < static_cast<std::size_t>(block.bytes()); ++i)
-    if (block.data()[i] != expected_byte(key, i)) return false;
+  const auto pattern = pattern_of(key);
+  const auto bytes = static_cast<std::size_t>(block.bytes());
+  for (std::size_t at = 0; at < bytes; at += pattern.size())
+    if (std::memcmp(block.data() + at, pattern.data(), std::min(pattern.size(), bytes - at)) != 0) return false;
   return true;
 }
 

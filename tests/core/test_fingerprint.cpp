@@ -52,3 +52,28 @@ TEST_CASE("fingerprint: equality looks at both halves", "[core][fingerprint]") {
   CHECK(set.size() == 3);
   CHECK(std::is_trivially_copyable_v<fingerprint128>);
 }
+
+TEST_CASE("fingerprint: text and back", "[core][fingerprint]") {
+  constexpr fingerprint128 value{0x0706050403020100U, 0xff0e0d0c0b0a0908U};
+  CHECK(parse_fingerprint(to_string(value)) == value);
+  for (const char* wrong : {"", "ff", "ff0e0d0c0b0a0908070605040302010", "ff0e0d0c0b0a09080706050403020100a", "FF0e0d0c0b0a09080706050403020100",
+                            "gf0e0d0c0b0a09080706050403020100"})
+    CHECK_FALSE(parse_fingerprint(wrong).has_value());
+}
+
+TEST_CASE("fingerprint: parts name what differs", "[core][fingerprint]") {
+  fingerprint_parts a;
+  a.add("weights", "1234");
+  a.add("kv", "f16");
+  a.add("isa", "avx2");
+  CHECK(fingerprint_parts::parse(a.text()).parts == a.parts);
+  CHECK(fingerprint_parts::parse("no equal sign\nx=1=2").value("x") == "1=2");
+  CHECK(a.hash() == fingerprint_parts::parse(a.text()).hash());
+  CHECK(difference(a, a).empty());
+  fingerprint_parts b;
+  b.add("weights", std::string(100, '7'));
+  b.add("kv", "f16");
+  b.add("adapters", "none");
+  CHECK(b.hash() != a.hash());
+  CHECK(difference(a, b) == "weights: 1234 there, " + std::string(37, '7') + "... here; adapters: nothing there, none here; isa: avx2 there, nothing here");
+}

@@ -41,6 +41,24 @@ struct rules {
   }
 };
 
+template <class Pairs>
+std::vector<token_id> merged(blockattn::bpe_merger<Pairs>& merger, const std::vector<token_id>& word) {
+  merger.symbols().clear();
+  for (const token_id id : word) {
+    const auto at = static_cast<std::uint32_t>(merger.symbols().size());
+    merger.symbols().push_back({id, at, at + 1});
+  }
+  std::vector<token_id> out;
+  std::uint32_t end = 0;
+  for (const blockattn::merge_symbol& s : merger.merge(std::string(word.size(), '?'))) {
+    CHECK(s.begin == end);  // together they are the word
+    end = s.end;
+    out.push_back(s.id);
+  }
+  CHECK(end == word.size());
+  return out;
+}
+
 rules random_rules(std::mt19937& random, int count) {
   rules result;
   std::map<std::pair<token_id, token_id>, bool> known;
@@ -61,15 +79,12 @@ TEST_CASE("short and long words are merged by the definition", "[text][bpe]") {
   for (int round = 0; round < 60; ++round) {
     const rules r = random_rules(random, 40);
     const blockattn::merge_table table = r.table();
-    blockattn::bpe_merger merger(table);
+    blockattn::bpe_merger<blockattn::merge_table> merger(table);
     for (const std::size_t size : std::vector<std::size_t>{0, 1, 2, 3, 7, 20, 47, 48, 49, 50, 90, 300}) {
       std::vector<token_id> word(size);
       for (token_id& letter : word)
         letter = static_cast<token_id>(random() % (round % 3 == 0 ? 1 : 4));  // runs of one letter, too
-      std::vector<token_id> out = {99};
-      merger.merge(word, out);
-      out.erase(out.begin());
-      REQUIRE(out == r.apply(word));
+      REQUIRE(merged(merger, word) == r.apply(word));
     }
   }
 }
@@ -79,8 +94,9 @@ TEST_CASE("the first of two merges of a pair stays", "[text][bpe]") {
   CHECK(table.add(1, 2, 3));
   CHECK_FALSE(table.add(1, 2, 4));
   CHECK(table.size() == 1);
-  CHECK(table.merged(table.rank(1, 2)) == 3);
-  CHECK(table.rank(2, 1) == blockattn::merge_table::none);
+  CHECK(table.find(1, 2).rank == 0);
+  CHECK(table.find(1, 2).merged == 3);
+  CHECK(table.find(2, 1).rank == blockattn::pair_merge::none);
 }
 
 TEST_CASE("more merges than the table has room for are refused", "[text][bpe]") {
@@ -90,6 +106,39 @@ TEST_CASE("more merges than the table has room for are refused", "[text][bpe]") 
         for (token_id i = 0; i < 100; ++i) table.add(i, i, i);
       }(),
       blockattn::argument_error);
+}
+
+TEST_CASE("by scores, the pair whose text is the best token is merged first, the leftmost of equals", "[text][bpe]") {
+  blockattn::vocabulary tokens;
+  std::vector<float> scores;
+  const auto add = [&](const char* text, float score) {
+    tokens.add(text, blockattn::token_kind::normal, true);
+    scores.push_back(score);
+  };
+  add("a", -9);       // 0
+  add("b", -9);       // 1
+  add("aa", -3);      // 2
+  add("ab", 0.5F);    // 3
+  add("aab", -2.5F);  // 4
+  add("bb", -0.0F);   // 5
+  tokens.index([](token_id, token_id) { return false; });
+  const blockattn::score_merges pairs(tokens, scores);
+  blockattn::bpe_merger<blockattn::score_merges> merger(pairs);
+  const auto merge = [&](const std::string& word) {
+    merger.symbols().clear();
+    for (std::uint32_t i = 0; i < word.size(); ++i) merger.symbols().push_back({tokens.find(word.substr(i, 1)), i, i + 1});
+    std::vector<token_id> out;
+    for (const auto& s : merger.merge(word)) out.push_back(s.id);
+    return out;
+  };
+  CHECK(merge("aab") == std::vector<token_id>{4});       // ab, then a + ab
+  CHECK(merge("aaa") == std::vector<token_id>{2, 0});
+  CHECK(merge("abb") == std::vector<token_id>{3, 1});
+  CHECK(merge("bbb") == std::vector<token_id>{5, 1});
+  CHECK(merge("acb") == std::vector<token_id>{0, -1, 1});  // nothing is merged over what is no token
+  std::string runs;
+  for (int i = 0; i < 400; ++i) runs += "aab";
+  CHECK(merge(runs) == std::vector<token_id>(400, 4));
 }
 
 TEST_CASE("each byte has its character and each character its byte", "[text][bpe]") {

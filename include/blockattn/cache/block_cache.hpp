@@ -17,6 +17,10 @@
 // budget and are never evicted; erase() and clear() remove them all the same. Only a kept block can be pinned, so
 // pinned blocks exceed the budget only after it was lowered; then nothing else is kept until enough is unpinned.
 //
+// Tiers below. What isn't kept here may lie on disk or on a server: an owner asks with fetch() before it encodes. What is
+// published goes to every tier; what a tier found goes to those above it, and is kept here too unless it lies in a map,
+// where the system keeps it. pin(), unpin(), erase() and contains() reach into the tiers; the others don't.
+//
 // Recency is renewed by a reservation that hits, by find() and by the last unpin(). All functions may be called from
 // any thread. The log sink and the destructors of blocks run outside of the cache's lock. What the sink throws reaches
 // the caller of the function that logged, after that function has done its work.
@@ -30,9 +34,11 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "blockattn/cache/block_key.hpp"
+#include "blockattn/cache/block_tier.hpp"
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/kv.hpp"
 #include "blockattn/core/log.hpp"
@@ -42,7 +48,8 @@ namespace blockattn::inline v0 {
 /// What a cache did so far, and what it holds now.
 struct cache_stats {
   std::uint64_t hits = 0;        ///< reservations answered from the cache
-  std::uint64_t misses = 0;      ///< reservations that became the owner, at once or after a wait: encodings begun
+  std::uint64_t misses = 0;      ///< reservations that became the owner, at once or after a wait: encodings begun, but for `fetched`
+  std::uint64_t fetched = 0;     ///< of these, the blocks that a tier below had
   std::uint64_t waits = 0;       ///< reservations that met an owner at work
   std::uint64_t evictions = 0;   ///< blocks removed to make room
   std::uint64_t rejected = 0;    ///< published blocks that were not kept for want of room
@@ -88,7 +95,9 @@ struct cache_news {
 /// half-way.
 class cache_state {
  public:
-  cache_state(std::size_t byte_budget, log_sink sink) : byte_budget_(byte_budget), sink_(std::move(sink)) {}
+  cache_state(std::size_t byte_budget, log_sink sink, tier_list tiers) : lower(std::move(tiers)), byte_budget_(byte_budget), sink_(std::move(sink)) {}
+
+  const tier_list lower;
 
   std::mutex mutex;
 
@@ -123,12 +132,12 @@ class cache_state {
     if (entry.pins == 0) recent_.splice(recent_.begin(), recent_, entry.place);
   }
 
-  /// The owner has encoded `block`: its waiters get it in any case, later comers if there is room.
-  void land(cache_entry& entry, std::shared_ptr<const kv_block> block, std::size_t cost, cache_news& news) {
+  /// The owner has `block`: its waiters get it in any case, later comers if it is to be kept and there is room.
+  void land(cache_entry& entry, std::shared_ptr<const kv_block> block, std::size_t cost, bool keep, cache_news& news) {
     entry.block = std::move(block);
     entry.cost = cost;
     entry.stage = flight::landed;
-    if (entry.keep && make_room(cost, news)) {
+    if (keep && entry.keep && make_room(cost, news)) {
       recent_.splice(recent_.begin(), in_flight_, entry.place);
       bytes_ += cost;
     } else {
@@ -215,7 +224,8 @@ class cache_state {
               " bytes: it's used but not kept. Unpin some blocks or give the cache a larger budget. (Said once.)"));
   }
 
-  cache_stats counts;  ///< its five counters only
+  cache_stats counts;  ///< its counters only
+  std::unordered_set<fingerprint128> introduced;
 
  private:
   /// Evicts until `cost` more bytes fit. If they can't, evicts nothing and returns false.
@@ -279,9 +289,9 @@ class block_cache {
 
   /// Keeps blocks of up to `byte_budget` bytes in all; 0 keeps none (single flight works all the same).
   /// `sink` gets a debug line for each eviction, and one warning when a block is larger than the budget or pinned
-  /// blocks leave no room.
-  explicit block_cache(std::size_t byte_budget, log_sink sink = {})
-      : state_(std::make_shared<detail::cache_state>(byte_budget, std::move(sink))) {}
+  /// blocks leave no room. `tiers` are asked in their order, so the fastest comes first.
+  explicit block_cache(std::size_t byte_budget, log_sink sink = {}, tier_list tiers = {})
+      : state_(std::make_shared<detail::cache_state>(byte_budget, std::move(sink), std::move(tiers))) {}
 
   block_cache(const block_cache&) = delete;
   block_cache& operator=(const block_cache&) = delete;
@@ -290,7 +300,32 @@ class block_cache {
   /// Asks for a block. Never blocks: the answer is a hit, or you are to encode it, or someone else does.
   [[nodiscard]] reservation reserve(const block_key& key);
 
-  /// A look: the block if it is kept, else nullptr. Renews its recency; not counted as hit or miss.
+  /// For an owner: looks for the block in the tiers, and publishes what one has. Returns whether this is a hit now. Reads
+  /// and verifies the whole block when it's found for the first time: call it from several threads for several blocks.
+  bool fetch(reservation& r, const kv_layout& layout);
+
+  /// fetch() for a block that nobody waits for: true if it's at hand now, in memory or in the system's cache of a map.
+  bool prefetch(const block_key& key, const kv_layout& layout);
+
+  /// The tiers below, as given.
+  [[nodiscard]] const tier_list& tiers() const { return state_->lower; }
+
+  /// To be called before a model's blocks are asked for; tells the tiers, once a model. `identity` must hash to `model`.
+  void introduce(const fingerprint128& model, const fingerprint_parts& identity) {
+    if (state_->lower.empty()) return;
+    {
+      const std::lock_guard lock(state_->mutex);
+      if (!state_->introduced.insert(model).second) return;
+    }
+    for (const auto& tier : state_->lower) tier->introduce(model, identity);
+  }
+
+  /// Waits until the tiers have stored what was published.
+  void flush() {
+    for (const auto& tier : state_->lower) tier->flush();
+  }
+
+  /// A look: the block if it is kept here, else nullptr. Renews its recency; not counted as hit or miss.
   [[nodiscard]] std::shared_ptr<const kv_block> find(const block_key& key) {
     const std::lock_guard lock(state_->mutex);
     const auto entry = state_->find_kept(key);
@@ -299,44 +334,63 @@ class block_cache {
     return entry->block;
   }
 
-  /// Whether the block is kept. Changes nothing.
+  /// Whether the block is kept here or in a tier. Changes nothing.
   [[nodiscard]] bool contains(const block_key& key) const {
-    const std::lock_guard lock(state_->mutex);
-    return state_->find_kept(key) != nullptr;
+    {
+      const std::lock_guard lock(state_->mutex);
+      if (state_->find_kept(key) != nullptr) return true;
+    }
+    for (const auto& tier : state_->lower)
+      if (tier->contains(key)) return true;
+    return false;
   }
 
-  /// Protects a kept block from eviction until as many unpin() calls. False if it isn't kept.
+  /// Protects a kept block from eviction until as many unpin() calls, here and in every tier that has it. False if it
+  /// isn't kept anywhere.
   bool pin(const block_key& key) {
-    const std::lock_guard lock(state_->mutex);
-    const auto entry = state_->find_kept(key);
-    if (entry == nullptr) return false;
-    state_->pin(*entry);
-    return true;
+    bool any = false;
+    {
+      const std::lock_guard lock(state_->mutex);
+      const auto entry = state_->find_kept(key);
+      if (entry != nullptr) state_->pin(*entry);
+      any = entry != nullptr;
+    }
+    for (const auto& tier : state_->lower) any |= tier->pin(key);
+    return any;
   }
 
   /// Takes one pin() back. False if the block isn't kept or isn't pinned.
   bool unpin(const block_key& key) {
     detail::cache_news news;
+    bool any = false;
     {
       const std::lock_guard lock(state_->mutex);
       const auto entry = state_->find_kept(key);
-      if (entry == nullptr || entry->pins == 0) return false;
-      state_->unpin(*entry, news);
+      if (entry != nullptr && entry->pins != 0) {
+        state_->unpin(*entry, news);
+        any = true;
+      }
     }
     state_->report(news);
-    return true;
+    for (const auto& tier : state_->lower) any |= tier->unpin(key);
+    return any;
   }
 
-  /// Removes a block, pinned or not; true if it was kept. If it is being encoded now, its waiters will get it but it
-  /// will not be kept, unless someone asks for it again meanwhile.
+  /// Removes a block here and in the tiers, pinned or not; true if it was kept. If it is being encoded now, its waiters
+  /// will get it but it will not be kept, unless someone asks for it again meanwhile.
   bool erase(const block_key& key) {
     detail::cache_list removed;
-    const std::lock_guard lock(state_->mutex);
-    const auto entry = state_->find(key);
-    return entry != nullptr && state_->erase(*entry, removed);
+    bool any = false;
+    {
+      const std::lock_guard lock(state_->mutex);
+      const auto entry = state_->find(key);
+      any = entry != nullptr && state_->erase(*entry, removed);
+    }
+    for (const auto& tier : state_->lower) any |= tier->erase(key);
+    return any;
   }
 
-  /// Removes all blocks as erase() does. The counters of stats() stay.
+  /// Removes all blocks that are kept in memory. The counters of stats() stay.
   void clear() {
     detail::cache_list removed;
     const std::lock_guard lock(state_->mutex);
@@ -402,31 +456,16 @@ class block_cache::reservation {
   /// The block of a hit, else nullptr.
   [[nodiscard]] std::shared_ptr<const kv_block> block() const { return block_; }
 
-  /// Hands over the encoded block, to be called once by the owner, which becomes a hit.
+  /// Hands over the encoded block, to be called once by the owner, which becomes a hit. The tiers get it too.
   /// Throws argument_error if this isn't the owner or `block` is null; then nothing has changed.
   void publish(std::shared_ptr<const kv_block> block) {
-    if (!owner_)
-      throw argument_error(cat("[cache] publish: this reservation ",
-                               entry_ != nullptr ? "waits for another one"
-                               : hit()           ? "has its block already"
-                                                 : "is empty",
-                               "; only an owner publishes, once. Check owner() first."));
-    if (block == nullptr)
-      throw argument_error(
-          "[cache] publish: the block is null; give the encoded block, or destroy the reservation to give up.");
-    const std::size_t bytes = cost(*block);
-    detail::cache_news news;
+    check_publish(block);
     const auto state = state_;
-    {
-      const std::lock_guard lock(state->mutex);
-      state->land(*entry_, block, bytes, news);
-      --entry_->holders;
-    }
-    entry_->changed.notify_all();
-    become_hit(std::move(block));
-    state->report(news);
+    const block_key key = entry_->key;
+    land(block, true, false);
+    if (block->memory() != nullptr) return;  // tiers read blocks; those of a GPU they can't
+    for (const auto& tier : state->lower) tier->put(key, block);
   }
-
   /// Blocks while someone else encodes the block. Afterwards this is a hit, or the owner if that one gave up. Returns
   /// at once for a hit or an owner. Throws argument_error for an empty reservation.
   void wait() {
@@ -449,6 +488,34 @@ class block_cache::reservation {
   reservation(std::shared_ptr<detail::cache_state> state, std::shared_ptr<detail::cache_entry> entry, bool owner)
       : state_(std::move(state)), entry_(std::move(entry)), owner_(owner) {}
   explicit reservation(std::shared_ptr<const kv_block> block) : block_(std::move(block)) {}
+
+  void check_publish(const std::shared_ptr<const kv_block>& block) const {
+    if (!owner_)
+      throw argument_error(cat("[cache] publish: this reservation ",
+                               entry_ != nullptr ? "waits for another one"
+                               : hit()           ? "has its block already"
+                                                 : "is empty",
+                               "; only an owner publishes, once. Check owner() first."));
+    if (block == nullptr)
+      throw argument_error(
+          "[cache] publish: the block is null; give the encoded block, or destroy the reservation to give up.");
+  }
+
+  /// The owner becomes a hit, and so do those who wait.
+  void land(std::shared_ptr<const kv_block> block, bool keep, bool fetched) {
+    const std::size_t bytes = cost(*block);
+    detail::cache_news news;
+    const auto state = state_;
+    {
+      const std::lock_guard lock(state->mutex);
+      if (fetched) ++state->counts.fetched;
+      state->land(*entry_, block, bytes, keep, news);
+      --entry_->holders;
+    }
+    entry_->changed.notify_all();
+    become_hit(std::move(block));
+    state->report(news);
+  }
 
   /// Waits by `sleep` and takes what came: the block, or the ownership that was given up. False if `sleep` says that
   /// nothing came.
@@ -483,6 +550,25 @@ class block_cache::reservation {
   std::shared_ptr<const kv_block> block_;
   bool owner_ = false;
 };
+
+inline bool block_cache::fetch(reservation& r, const kv_layout& layout) {
+  if (!r.owner()) return r.hit();
+  const block_key key = r.entry_->key;
+  const tier_list& tiers = state_->lower;
+  for (std::size_t i = 0; i < tiers.size(); ++i) {
+    auto block = tiers[i]->find(key, layout);
+    if (block == nullptr) continue;
+    for (std::size_t above = 0; above < i; ++above) tiers[above]->put(key, block);
+    r.land(std::move(block), !tiers[i]->in_place(), true);
+    return true;
+  }
+  return false;
+}
+
+inline bool block_cache::prefetch(const block_key& key, const kv_layout& layout) {
+  reservation r = reserve(key);
+  return fetch(r, layout);
+}
 
 inline block_cache::reservation block_cache::reserve(const block_key& key) {
   const std::lock_guard lock(state_->mutex);

@@ -23,9 +23,11 @@
 
 namespace blockattn::inline v0 {
 
-/// Key of a block in a cache.
+/// Key of a block in a cache. `model` follows from `hash`, which is made of it; it's kept so that what lies on disk can
+/// be told apart by model.
 struct block_key {
   fingerprint128 hash;
+  fingerprint128 model = {};
 
   friend constexpr bool operator==(const block_key&, const block_key&) = default;
   friend constexpr auto operator<=>(const block_key&, const block_key&) = default;
@@ -44,7 +46,7 @@ struct block_key {
   };
   put(ids.size(), 8);
   for (const token_id id : ids) put(static_cast<std::uint32_t>(id), 4);
-  return {hash_bytes(stream)};
+  return {hash_bytes(stream), model};
 }
 
 /// 32 hexadecimal digits, for logs and messages.

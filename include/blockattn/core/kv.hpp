@@ -96,6 +96,17 @@ struct kv_view {
   kv_types types;
 };
 
+/// Memory for keys and values that isn't the host's: a GPU's. Addresses in it are not for the host to read.
+class kv_memory {
+ public:
+  virtual ~kv_memory() = default;
+  /// At least `bytes` bytes, 256-byte aligned, freed with the last copy of the pointer.
+  [[nodiscard]] virtual std::shared_ptr<std::byte> allocate(index_t bytes) = 0;
+  enum class direction { to_device, to_host, on_device };
+  /// Copies `count` pieces of `bytes` each, which lie `to_step` and `from_step` bytes apart.
+  virtual void copy(std::byte* to, index_t to_step, const std::byte* from, index_t from_step, index_t bytes, index_t count, direction way) = 0;
+};
+
 /// Owns (or keeps alive) the keys and values of `tokens` tokens. Immutable once shared as shared_ptr<const kv_block>.
 class kv_block {
  public:
@@ -107,8 +118,14 @@ class kv_block {
   kv_block(const kv_layout& layout, index_t tokens, std::shared_ptr<std::byte> data_and_keeper)
       : layout_(layout), tokens_(tokens), data_(std::move(data_and_keeper)) {}
 
+  /// The same in `memory`, which must outlive the block; nullptr: the host's.
+  kv_block(const kv_layout& layout, index_t tokens, kv_memory* memory)
+      : layout_(layout), tokens_(tokens), memory_(memory), data_(memory == nullptr ? allocate(layout.token_bytes() * tokens) : memory->allocate(layout.token_bytes() * tokens)) {}
+
   [[nodiscard]] const kv_layout& layout() const { return layout_; }
   [[nodiscard]] index_t tokens() const { return tokens_; }
+  /// Where data() lies: nullptr is the host's memory.
+  [[nodiscard]] kv_memory* memory() const { return memory_; }
   [[nodiscard]] index_t bytes() const { return layout_.token_bytes() * tokens_; }
   [[nodiscard]] const std::byte* data() const { return data_.get(); }
   [[nodiscard]] std::byte* data() { return data_.get(); }
@@ -130,7 +147,18 @@ class kv_block {
 
   kv_layout layout_;
   index_t tokens_ = 0;
+  kv_memory* memory_ = nullptr;
   std::shared_ptr<std::byte> data_;
+};
+
+/// How much a run of tokens weighs in a softmax beside those that aren't scaled (APE, arXiv 2502.05431). Its scores s become s / temperature, L is the
+/// logarithm of the sum of their exponentials, and the run as a whole has the weight exp(scale · temperature · L).
+struct segment_scaling {
+  float temperature = 1;
+  float scale = 1;
+
+  [[nodiscard]] constexpr bool plain() const { return temperature == 1 && scale == 1; }
+  friend constexpr bool operator==(const segment_scaling&, const segment_scaling&) = default;
 };
 
 /// A run of tokens placed in a prompt, as attention reads it.
@@ -138,6 +166,7 @@ struct kv_segment {
   kv_view kv;
   double rotation = 0;   ///< positions that its keys' rotation still lacks: the offset of a cached block, 0 for keys rotated in place
   index_t position = 0;  ///< position in the prompt of its first token; decides what a causal query sees
+  segment_scaling scaling = {};  ///< other than plain: all segments with it in a call have the same
 };
 
 }  // namespace blockattn::inline v0

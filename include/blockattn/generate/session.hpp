@@ -10,6 +10,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,19 +19,13 @@
 
 #include "blockattn/cache/block_cache.hpp"
 #include "blockattn/generate/attention_plan.hpp"
+#include "blockattn/generate/plans/plan_text.hpp"
 #include "blockattn/generate/sampler.hpp"
 #include "blockattn/generate/stop_strings.hpp"
 #include "blockattn/model/model.hpp"
 #include "blockattn/text/stream_decoder.hpp"
 
 namespace blockattn::inline v0 {
-
-/// Blocks of a prompt that were encoded on their own: total == reused + encoded.
-struct block_counts {
-  index_t total = 0;
-  index_t reused = 0;   ///< found in the cache, or encoded at that moment for another request
-  index_t encoded = 0;  ///< encoded for this request
-};
 
 enum class finish_reason {
   end,          ///< the model ended its answer
@@ -63,6 +58,8 @@ struct generation_result {
   std::vector<token_id> ids;  ///< generated tokens, without the end token
   index_t prompt_tokens = 0;  ///< of this turn
   block_counts blocks;
+  index_t block_bytes = 0;  ///< of the blocks that the prompt reads, each counted once
+  index_t operations = 0;  ///< floating-point operations up to the prompt's logits: matrix products and attention
   double ttft_ms = 0;            ///< from the call to the first token, tokenising and cache look-ups included
   double prefill_ms = 0;         ///< of that, until the prompt's logits stood
   double tokens_per_second = 0;  ///< of the tokens after the first; 0 if there are none
@@ -79,7 +76,7 @@ class session {
   explicit session(model m, std::shared_ptr<block_cache> cache = nullptr)
       : model_(std::move(m)),
         cache_(cache != nullptr ? std::move(cache) : std::make_shared<block_cache>(std::size_t{256} << 20, model_.log())),
-        tail_(model_.kv()) {}
+        tail_(model_.make_tail()) {}
 
   /// One turn: `blocks` in order, the last being the final block. Streams the answer to `on_text` and returns it.
   /// Throws argument_error (no blocks, an empty block, bad options) and context_error (prompt longer than the context: says both numbers); the
@@ -135,10 +132,10 @@ class session {
     return prefill(blocks, plan, {}, ignored);
   }
 
-  /// The same for blocks that are token ids already.
-  std::vector<float> logits_of_ids(const std::vector<std::vector<token_id>>& blocks, const attention_plan& plan = {}) {
+  /// The same for blocks that are token ids already. What is known of the prefill but not of time goes to `result`, if it is given.
+  std::vector<float> logits_of_ids(const std::vector<std::vector<token_id>>& blocks, const attention_plan& plan = {}, generation_result* result = nullptr) {
     generation_result ignored;
-    return prefill_ids(blocks, plan, {}, ignored);
+    return prefill_ids(blocks, plan, {}, result != nullptr ? *result : ignored);
   }
 
   /// Tokens that the session holds: the position of the next one.
@@ -146,13 +143,14 @@ class session {
 
   /// Forgets the conversation; cached blocks stay in the cache.
   void reset() {
-    tail_ = kv_tail(model_.kv());
+    tail_ = model_.make_tail();
     placed_.clear();
     history_.clear();
     pending_.clear();
     position_ = 0;
     held_.clear();
     held_to_ = 0;
+    turn_ = 0;
   }
 
   [[nodiscard]] const model& get_model() const { return model_; }
@@ -172,15 +170,67 @@ class session {
     const auto bos = model_.vocabulary().bos();
     const bool written = !ids.empty() && !ids.front().empty() && ids.front().front() == bos;  // chat templates often write it themselves
     if (position() == 0 && !ids.empty() && model_.vocabulary().adds_bos() && bos && !written) ids.front().insert(ids.front().begin(), *bos);
-    return prefill_ids(ids, plan, control, result);
+    return prefill_ids(ids, plan, control, result, blocks.empty() ? 0 : closing_tokens(blocks.back(), ids.back()));
+  }
+
+  /// Tokens at the end of the final block that are markup: what ends the user's turn and opens the answer.
+  [[nodiscard]] index_t closing_tokens(const text_block& block, const std::vector<token_id>& ids) const {
+    text_block words = block;
+    while (!words.pieces.empty() && words.pieces.back().markup) words.pieces.pop_back();
+    const std::vector<token_id> before = words.pieces.empty() ? std::vector<token_id>() : model_.vocabulary().encode(words);
+    const bool begins_so = before.size() < ids.size() && std::equal(before.begin(), before.end(), ids.begin());
+    return begins_so && !before.empty() ? static_cast<index_t>(ids.size() - before.size()) : 0;
+  }
+
+  /// The first turn under a plan that is a method: everything is made anew, and taken over once it stands.
+  std::vector<float> prefill_by_method(const std::vector<std::vector<token_id>>& blocks, const attention_plan& plan, const forward_control& control, index_t closing,
+                                       generation_result& result) {
+    if (position() > 0)
+      throw argument_error(cat("[session] plan ", plan.name(), " lays out a whole prompt; this session holds ", position(), " tokens of earlier turns. Take full or block, or reset()."));
+    check_plan(plan, model_.config());
+    prompt_run run(model_, *cache_, blocks, plan.reusable(static_cast<index_t>(blocks.size())), closing, control);
+    std::visit(
+        [&]<class Method>(const Method& method) {
+          if constexpr (!std::is_same_v<Method, std::monostate>) method.prefill(run);
+        },
+        plan.method);
+    result.blocks = run.counts();
+    tail_ = std::move(run.tail());
+    placed_ = std::move(run.placed());
+    position_ = run.position();
+    turn_ = run.turn();
+    for (const auto& block : blocks) history_.insert(history_.end(), block.begin(), block.end());
+    return std::move(run.logits());
+  }
+
+  /// Where RoPE places `count` tokens from `position` on; empty: at their positions.
+  [[nodiscard]] std::vector<double> rotations(index_t position, std::size_t count) const {
+    std::vector<double> result;
+    for (std::size_t t = 0; turn_ != 0 && t < count; ++t) result.push_back(static_cast<double>(position + static_cast<index_t>(t)) + turn_);
+    return result;
   }
 
   /// Brings the prompt into the session and returns the logits after it. Strong guarantee.
-  std::vector<float> prefill_ids(const std::vector<std::vector<token_id>>& blocks, const attention_plan& plan, const forward_control& control,
-                                 generation_result& result) {
+  std::vector<float> prefill_ids(const std::vector<std::vector<token_id>>& blocks, const attention_plan& plan, const forward_control& given,
+                                 generation_result& result, index_t closing = 0) {
+    operation_counter operations{0};
+    forward_control control = given;
+    control.operations = &operations;
+    std::vector<float> logits = plan.is_method() ? prefill_by_method(checked(blocks, result), plan, control, closing, result) : prefill_blocks(blocks, plan, control, result);
+    result.operations = operations;
+    std::vector<const kv_block*> read;
+    for (const placed_block& placed : placed_)
+      if (std::find(read.begin(), read.end(), placed.block.get()) == read.end()) read.push_back(placed.block.get());
+    result.block_bytes = std::accumulate(read.begin(), read.end(), index_t{0}, [](index_t sum, const kv_block* block) { return sum + block->bytes(); });
+    return logits;
+  }
+
+  std::vector<float> prefill_blocks(const std::vector<std::vector<token_id>>& blocks, const attention_plan& plan, const forward_control& control,
+                                    generation_result& result) {
     const index_t total = check_prompt(blocks);
     result.prompt_tokens = total;
     const index_t reusable = plan.reusable(static_cast<index_t>(blocks.size()));
+    if (reusable > 0 && turn_ != 0) throw argument_error("[session] passages in a later turn of a session whose first turn had moved positions; give none, or reset()");
     std::vector<token_id> rest = pending_;  // sampled in the last turn, not yet run
     std::vector<placed_block> added;
     index_t next = position() - static_cast<index_t>(pending_.size());
@@ -188,7 +238,8 @@ class session {
     const auto kept_blocks = placed_.size();
     try {
       if (reusable > 0 && !rest.empty()) {
-        (void)model_.forward({rest, next, placed_, hidden_rows::none}, tail_, {{}, control.cancelled});
+        const std::vector<double> turned = rotations(next, rest.size());
+        (void)model_.forward({rest, next, placed_, hidden_rows::none, turned}, tail_, {{}, control.cancelled, control.operations});
         next += static_cast<index_t>(rest.size());
         rest.clear();
       }
@@ -197,8 +248,9 @@ class session {
       placed_.insert(placed_.end(), added.begin(), added.end());
       for (const placed_block& b : added) next += b.block->tokens();
       for (std::size_t i = static_cast<std::size_t>(reusable); i < blocks.size(); ++i) rest.insert(rest.end(), blocks[i].begin(), blocks[i].end());
-      const matrix hidden = model_.forward({rest, next, placed_, hidden_rows::last}, tail_, shifted(control, total - static_cast<index_t>(rest.size()), total));
-      std::vector<float> logits = model_.logits(hidden);
+      const std::vector<double> turned = rotations(next, rest.size());
+      const matrix hidden = model_.forward({rest, next, placed_, hidden_rows::last, turned}, tail_, shifted(control, total - static_cast<index_t>(rest.size()), total));
+      std::vector<float> logits = model_.logits(hidden, control.operations);
       position_ = next + static_cast<index_t>(rest.size());
       pending_.clear();
       for (const auto& block : blocks) history_.insert(history_.end(), block.begin(), block.end());
@@ -210,14 +262,26 @@ class session {
     }
   }
 
-  /// Tokens of the prompt; throws if there are none, a block is empty, or they don't fit.
-  [[nodiscard]] index_t check_prompt(const std::vector<std::vector<token_id>>& blocks) const {
+  /// Tokens of the prompt; throws if there are none or a block is empty.
+  [[nodiscard]] static index_t count_tokens(const std::vector<std::vector<token_id>>& blocks) {
     if (blocks.empty()) throw argument_error("[session] a prompt without blocks; give at least the final block");
     index_t total = 0;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
       if (blocks[i].empty()) throw argument_error(cat("[session] block ", i, " of ", blocks.size(), " is empty; leave it out or give it text"));
       total += static_cast<index_t>(blocks[i].size());
     }
+    return total;
+  }
+
+  /// The blocks themselves; what fits is decided by the plan's positions.
+  [[nodiscard]] static const std::vector<std::vector<token_id>>& checked(const std::vector<std::vector<token_id>>& blocks, generation_result& result) {
+    result.prompt_tokens = count_tokens(blocks);
+    return blocks;
+  }
+
+  /// Tokens of the prompt; throws if there are none, a block is empty, or they don't fit.
+  [[nodiscard]] index_t check_prompt(const std::vector<std::vector<token_id>>& blocks) const {
+    const index_t total = count_tokens(blocks);
     const index_t context = model_.config().context_length;
     if (position() + total > context)
       throw context_error(cat("[session] the prompt has ", total, " tokens", position() > 0 ? cat(" after ", position(), " of earlier turns") : "",
@@ -227,7 +291,8 @@ class session {
 
   /// Progress of a part of the prompt as progress of the whole.
   [[nodiscard]] static forward_control shifted(const forward_control& control, index_t done, index_t total) {
-    forward_control result{{}, control.cancelled};
+    forward_control result = control;
+    result.progress = {};
     if (control.progress)
       result.progress = [done, total, inner = control.progress](std::int64_t part, std::int64_t) { return inner(std::min<index_t>(done + part, total), total); };
     return result;
@@ -255,7 +320,9 @@ class session {
     std::vector<block_cache::reservation> reservations;
     if (blocks.empty()) return {};
     const fingerprint128& fingerprint = model_.fingerprint();
+    cache_->introduce(fingerprint, model_.identity());
     for (const auto& ids : blocks) reservations.push_back(cache_->reserve(make_block_key(fingerprint, ids)));
+    fetch_from_tiers(reservations);
     std::vector<std::size_t> own;
     index_t done = 0;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
@@ -273,6 +340,13 @@ class session {
     counts.total = static_cast<index_t>(blocks.size());
     counts.reused = counts.total - counts.encoded;
     return result;
+  }
+
+  /// Blocks that lie in a tier below the cache needn't be encoded. One task each, since a block is read whole when it is verified. Isolated as encoding is.
+  void fetch_from_tiers(std::vector<block_cache::reservation>& reservations) {
+    if (cache_->tiers().empty()) return;
+    const auto fetch_one = [&](index_t i) { (void)cache_->fetch(reservations[static_cast<std::size_t>(i)], model_.kv()); };
+    oneapi::tbb::this_task_arena::isolate([&] { parallel_tasks(static_cast<index_t>(reservations.size()), fetch_one); });
   }
 
   void encode_all(std::span<const std::vector<token_id>> blocks, const std::vector<std::size_t>& own, const forward_control& control, index_t done,
@@ -293,7 +367,7 @@ class session {
     while (r.waiting() && !r.wait_for(std::chrono::milliseconds(20)))
       if (control.cancelled && control.cancelled()) throw cancelled_error("[session] cancelled by the caller");
     if (r.owner()) {  // whoever was to encode it gave up
-      r.publish(with_team([&] { return model_.encode(ids, {{}, control.cancelled}); }));
+      r.publish(with_team([&] { return model_.encode(ids, {{}, control.cancelled, control.operations}); }));
       ++counts.encoded;
     }
     return r.block();
@@ -340,7 +414,8 @@ class session {
 
   /// Runs the pending token.
   std::vector<float> step() {
-    std::vector<float> logits = with_team([&] { return model_.logits(model_.forward({pending_, position_, placed_, hidden_rows::last}, tail_)); });
+    const std::vector<double> turned = rotations(position_, pending_.size());
+    std::vector<float> logits = with_team([&] { return model_.logits(model_.forward({pending_, position_, placed_, hidden_rows::last, turned}, tail_)); });
     position_ += static_cast<index_t>(pending_.size());
     pending_.clear();
     return logits;
@@ -361,6 +436,7 @@ class session {
   std::vector<placed_block> placed_;
   std::vector<token_id> history_;  ///< all tokens so far, for the repetition penalty
   std::vector<token_id> pending_;  ///< sampled, but not yet run through the model
+  double turn_ = 0;                ///< RoPE places the token at position p at p + turn_
   index_t position_ = 0;           ///< of the first token that isn't in tail or blocks yet
   std::string held_;               ///< text of what chat() brought into the session, answers included
   index_t held_to_ = 0;            ///< position() then

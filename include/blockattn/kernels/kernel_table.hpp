@@ -54,6 +54,8 @@ struct attention_args {
   index_t rotated = 0;  ///< the first so many channels of a head are what RoPE turns, the pairs being made inside of them; 0: all Dh
   index_t window = 0;   ///< a query sees the last so many positions, its own counted, and no key before them is read; 0: all before it
   float soft_cap = 0;   ///< scores s become cap * tanh(s / cap); 0: they stay as they are
+  float* log_sums = nullptr;     ///< [T, H] logarithm of the sum of the scores' exponentials, of a row that sees no key a number below -1e29; nullptr: not wanted
+  index_t log_sum_stride = 0;    ///< floats between two tokens, H
 };
 
 inline constexpr index_t max_head_dim = 256;

@@ -198,17 +198,25 @@ inline void read_heads(const checkpoint& file, const std::string& prefix, model_
 
 }  // namespace detail
 
-/// All that keys and values depend on but the weights: family, shapes, scales, caps, every RoPE, every layer's window. Equal texts, equal arithmetic.
-[[nodiscard]] inline std::string describe(const model_config& c) {
-  std::string text = cat(c.architecture, ' ', c.layers, ' ', c.width, ' ', c.heads, ' ', c.kv_heads, ' ', c.head_dim, ' ', c.feed_forward, ' ', std::hexfloat, c.norm_epsilon, ' ',
-                         c.norm_offset, ' ', c.attention_scale, ' ', c.attention_soft_cap, ' ', c.embedding_scale);
+/// Family, shapes, scales and caps, as far as keys and values depend on them. Equal texts, equal arithmetic.
+[[nodiscard]] inline std::string describe_shape(const model_config& c) {
+  return cat(c.architecture, ' ', c.layers, ' ', c.width, ' ', c.heads, ' ', c.kv_heads, ' ', c.head_dim, ' ', c.feed_forward, ' ', std::hexfloat, c.norm_epsilon, ' ',
+             c.norm_offset, ' ', c.attention_scale, ' ', c.attention_soft_cap, ' ', c.embedding_scale);
+}
+
+/// Every RoPE, and every layer's RoPE and window. Equal texts, equal arithmetic.
+[[nodiscard]] inline std::string describe_positions(const model_config& c) {
+  std::string text;
   for (const rope_spec& r : c.ropes) {
-    text += cat(" rope ", std::hexfloat, r.base, ' ', static_cast<int>(r.pairing), ' ', r.rotated, ' ', r.magnitude);
-    for (const double divisor : r.divisors) text += cat(' ', std::hexfloat, divisor);
+    text += cat("rope ", std::hexfloat, r.base, ' ', static_cast<int>(r.pairing), ' ', r.rotated, ' ', r.magnitude, ' ');
+    for (const double divisor : r.divisors) text += cat(std::hexfloat, divisor, ' ');
   }
-  for (const layer_positions& p : c.positions) text += cat(" layer ", p.rope, ' ', p.window);
+  for (const layer_positions& p : c.positions) text += cat("layer ", p.rope, ' ', p.window, ' ');
   return text;
 }
+
+/// All that keys and values depend on but the weights: family, shapes, scales, caps, every RoPE, every layer's window. Equal texts, equal arithmetic.
+[[nodiscard]] inline std::string describe(const model_config& c) { return describe_shape(c) + ' ' + describe_positions(c); }
 
 /// Reads "<architecture>.*" metadata of a family's file. `context`: the longest prompt and answer that the application wants, 0 for what the file says; it matters
 /// for LongRoPE only. Throws format_error that names the key, what it holds and what is allowed.

@@ -15,8 +15,9 @@ namespace blockattn::inline v0 {
 
 class kv_tail {
  public:
-  /// Room for `capacity` tokens; grows by doubling.
-  explicit kv_tail(const kv_layout& layout, index_t capacity = 0) : layout_(layout), block_(std::make_shared<kv_block>(layout, capacity)) {}
+  /// Room for `capacity` tokens; grows by doubling. In `memory`, which must outlive the tail; nullptr: the host's.
+  explicit kv_tail(const kv_layout& layout, index_t capacity = 0, kv_memory* memory = nullptr)
+      : layout_(layout), memory_(memory), block_(std::make_shared<kv_block>(layout, capacity, memory)) {}
 
   [[nodiscard]] const kv_layout& layout() const { return layout_; }
   [[nodiscard]] index_t tokens() const { return tokens_; }
@@ -27,12 +28,11 @@ class kv_tail {
   void reserve(index_t more) {
     if (tokens_ + more <= capacity()) return;
     const index_t wanted = std::max(tokens_ + more, 2 * capacity());
-    auto grown = std::make_shared<kv_block>(layout_, wanted);
-    for (index_t l = 0; l < layout_.layers; ++l)
-      for (index_t h = 0; h < layout_.kv_heads; ++h) {
-        std::copy_n(key(l, h, 0), tokens_ * layout_.key_row_bytes(), key_in(*grown, l, h, 0));
-        std::copy_n(value(l, h, 0), tokens_ * layout_.value_row_bytes(), value_in(*grown, l, h, 0));
-      }
+    auto grown = std::make_shared<kv_block>(layout_, wanted, memory_);
+    for (index_t l = 0; l < layout_.layers; ++l) {
+      copy_heads(key_in(*grown, l, 0, 0), key(l, 0, 0), wanted, layout_.key_row_bytes());
+      copy_heads(value_in(*grown, l, 0, 0), value(l, 0, 0), wanted, layout_.value_row_bytes());
+    }
     block_ = std::move(grown);
   }
 
@@ -55,6 +55,9 @@ class kv_tail {
   [[nodiscard]] std::byte* key(index_t l, index_t head, index_t t) { return key_in(*block_, l, head, t); }
   [[nodiscard]] std::byte* value(index_t l, index_t head, index_t t) { return value_in(*block_, l, head, t); }
 
+  /// The whole memory, capacity() tokens, for an engine that knows the layout.
+  [[nodiscard]] std::byte* data() { return block_->data(); }
+
   /// The tail as attention reads it in layer `l`: one segment a piece.
   void append_segments(index_t l, std::vector<kv_segment>& segments) const {
     for (const piece& p : pieces_) {
@@ -64,18 +67,30 @@ class kv_tail {
     }
   }
 
+  /// Calls visit(first, count, position) for each run of neighbouring positions, in order.
+  template <class Visit>
+  void for_each_piece(const Visit& visit) const {
+    for (const piece& p : pieces_) visit(p.first, p.count, p.position);
+  }
+
   /// Gives the filled memory away as an immutable block. The tail must hold exactly its capacity; it is empty afterwards.
   [[nodiscard]] std::shared_ptr<const kv_block> finish() {
     if (tokens_ != capacity()) throw argument_error(cat("[kv] a tail of ", tokens_, " tokens can't become a block of ", capacity()));
     tokens_ = 0;
     pieces_.clear();
-    return std::exchange(block_, std::make_shared<kv_block>(layout_, 0));
+    return std::exchange(block_, std::make_shared<kv_block>(layout_, 0, memory_));
   }
 
  private:
   struct piece {
     index_t first, count, position;
   };
+
+  /// The tokens of all heads of a layer's half, to a block of `wanted` tokens.
+  void copy_heads(std::byte* to, const std::byte* from, index_t wanted, index_t row) const {
+    if (memory_ != nullptr) return memory_->copy(to, wanted * row, from, capacity() * row, tokens_ * row, layout_.kv_heads, kv_memory::direction::on_device);
+    for (index_t h = 0; h < layout_.kv_heads; ++h) std::copy_n(from + h * capacity() * row, tokens_ * row, to + h * wanted * row);
+  }
 
   [[nodiscard]] static std::byte* layer_in(kv_block& block, index_t l) {
     const kv_layout& layout = block.layout();
@@ -89,6 +104,7 @@ class kv_tail {
   }
 
   kv_layout layout_;
+  kv_memory* memory_;
   std::shared_ptr<kv_block> block_;
   index_t tokens_ = 0;
   std::vector<piece> pieces_;

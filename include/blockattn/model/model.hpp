@@ -31,6 +31,13 @@ enum class precision {
   fast    ///< bfloat16 products where the processor has them, float32 elsewhere: the default
 };
 
+/// Where a model computes and keeps keys and values.
+enum class compute_device {
+  cpu,
+  cuda,      ///< a GPU; an error where there is none, or where the program was built without BLOCKATTN_CUDA
+  automatic  ///< a GPU if one is there and takes the model, else the CPU, with a warning that says why
+};
+
 /// A LoRA adapter file and how strongly it is applied; 1 as trained, 0 not at all.
 struct adapter_file {
   std::filesystem::path path;
@@ -43,6 +50,8 @@ struct load_options {
   log_sink log = {};        ///< warnings of the model and of what uses it
   std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
   bool repack = true;   ///< keep a copy of quantised weights in the order of the kernels, made as weights are first used; else they are reordered at each use
+  compute_device device = compute_device::cpu;
+  int gpu = 0;  ///< number of the GPU
   index_t context = 0;  ///< tokens of the longest prompt and answer wanted, 0: what the file says; matters where RoPE changes with it (longrope)
   std::optional<dtype> quantize = {};     ///< quantise float weights at load: q8_0 or q4_0 (io/quantize.hpp); they then lie in memory, not in the mapped file
   std::filesystem::path quantized_file = {};  ///< with quantize: also written there, as a GGUF file, which is mapped then instead of keeping the weights in memory
@@ -74,6 +83,10 @@ class model {
   [[nodiscard]] const tokenizer& vocabulary() const { return state_->base->vocabulary; }
   [[nodiscard]] const checkpoint& file() const { return state_->base->file; }
   [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
+  /// An empty tail with room for `capacity` tokens, where this model computes.
+  [[nodiscard]] kv_tail make_tail(index_t capacity = 0) const { return kv_tail(kv(), capacity, state_->decode->memory()); }
+  /// Whether it computes on a GPU.
+  [[nodiscard]] bool on_gpu() const { return state_->decode->memory() != nullptr; }
   [[nodiscard]] precision compute() const { return state_->compute.kind == arithmetic::f32 ? precision::exact : precision::fast; }
   [[nodiscard]] isa level() const { return state_->compute.kernels->level; }
   /// Bytes of the copies of weights in the order of the kernels so far (load_options::repack); shared by handles with other adapters.
@@ -83,13 +96,24 @@ class model {
   /// The file's chat template, or the one that it calls `variant` ("rag", "tool_use"). Throws format_error if it isn't there or isn't Jinja.
   [[nodiscard]] chat_template chat(std::string_view variant = {}) const { return chat_template::from_gguf(state_->base->file, variant); }
 
-  /// What keys and values of a block depend on besides its tokens: weights, adapters, shapes, RoPE, arithmetic, KV type. Reads all weights at its first call.
+  /// What keys and values of a block depend on besides its tokens: weights, adapters, shapes, RoPE, arithmetic, KV type. Reads all weights at its first call,
+  /// unless their fingerprint lies beside the file (io/gguf_fingerprint.hpp).
   [[nodiscard]] const fingerprint128& fingerprint() const {
-    std::call_once(state_->fingerprinted, [&] { state_->fingerprint = state_->make_fingerprint(); });
+    (void)identity();
     return state_->fingerprint;
   }
 
-  /// Fingerprint of the file's own tensors, without adapters: tells which checkpoint this is, whatever the file is called. Reads all weights at its first call.
+  /// The parts of fingerprint(), by name: encoding, weights, adapters, shape, positions, kv, arithmetic, isa.
+  [[nodiscard]] const fingerprint_parts& identity() const {
+    std::call_once(state_->fingerprinted, [&] {
+      state_->identity = state_->make_identity();
+      state_->fingerprint = state_->identity.hash();
+    });
+    return state_->identity;
+  }
+
+  /// Fingerprint of the file's own tensors, without adapters: tells which checkpoint this is, whatever the file is called. Reads all weights at its first call,
+  /// unless their fingerprint lies beside the file.
   [[nodiscard]] const fingerprint128& weights() const { return state_->base->weights(); }
 
   /// Keys and values of a block on its own, at local positions 0..T-1. Throws argument_error (no tokens, unknown token), context_error, cancelled_error.
@@ -110,7 +134,7 @@ class model {
     tails.reserve(blocks.size());
     for (const auto& ids : blocks) {
       if (ids.empty()) throw argument_error("[model] a block without tokens can't be encoded; leave it out");
-      tails.emplace_back(kv(), static_cast<index_t>(ids.size()));
+      tails.push_back(make_tail(static_cast<index_t>(ids.size())));
       runs.push_back({{ids, 0, {}, hidden_rows::none}, &tails.back()});
     }
     forward_control watched = control;
@@ -122,7 +146,9 @@ class model {
   /// Every position must be below context_length (context_error). If it throws, the tail is as it was.
   matrix forward(const forward_request& request, kv_tail& tail, const forward_control& control = {}) const {
     check_positions(request);
-    return state_->decode->forward(request, tail, state_->compute, control);
+    compute_options compute = state_->compute;
+    compute.operations = control.operations;
+    return state_->decode->forward(request, tail, compute, control);
   }
 
   /// The same for several runs that go through the linear layers together, each with a tail of its own: hidden states [rows, D] of each. A run's bits don't
@@ -131,19 +157,38 @@ class model {
     for (const forward_run& run : runs) check_positions(run.request);
     compute_options batched = state_->compute;
     batched.batched = true;
+    batched.operations = control.operations;
     return state_->decode->forward(runs, batched, control);
   }
 
-  /// Logits [rows, V] of hidden states [rows, D].
-  [[nodiscard]] std::vector<float> logits(const matrix& hidden) const {
+  /// Logits [rows, V] of hidden states [rows, D]; `operations` counts the product's.
+  [[nodiscard]] std::vector<float> logits(const matrix& hidden, operation_counter* operations = nullptr) const {
     std::vector<float> result(static_cast<std::size_t>(hidden.rows() * config().vocabulary));
-    state_->decode->project(hidden.data(), hidden.rows(), result.data(), state_->compute);
+    compute_options compute = state_->compute;
+    compute.operations = operations;
+    state_->decode->project(hidden.data(), hidden.rows(), result.data(), compute);
+    return result;
+  }
+
+  /// Keys, or values, of a layer of a block as numbers, [Hkv, T, Dh].
+  [[nodiscard]] std::vector<float> layer_values(const kv_block& block, index_t layer, bool values) const {
+    const kv_view view = block.layer(layer);
+    std::vector<float> result(static_cast<std::size_t>(block.layout().kv_heads * block.tokens() * block.layout().head_dim));
+    state_->compute.kernels->load_kv(values ? view.types.values : view.types.keys, values ? view.values : view.keys, static_cast<index_t>(result.size()), result.data());
     return result;
   }
 
   /// A copy of `block` with its keys rotated to `offset` (the paper's re-encoding), to be placed with placed_block::rotated.
   [[nodiscard]] std::shared_ptr<const kv_block> moved(const kv_block& block, index_t offset) const {
-    return moved_layers(block, [this](index_t layer) { return rope(layer); }, static_cast<double>(offset), *state_->compute.kernels);
+    const auto move = [&](const kv_block& from) { return moved_layers(from, [this](index_t layer) { return rope(layer); }, static_cast<double>(offset), *state_->compute.kernels); };
+    kv_memory* memory = state_->decode->memory();
+    if (memory == nullptr) return move(block);
+    kv_block here(kv(), block.tokens());  // through the host: this is the comparison's path, not the fast one
+    memory->copy(here.data(), here.bytes(), block.data(), here.bytes(), here.bytes(), 1, kv_memory::direction::to_host);
+    const auto turned = move(here);
+    auto there = std::make_shared<kv_block>(kv(), block.tokens(), memory);
+    memory->copy(there->data(), here.bytes(), turned->data(), here.bytes(), here.bytes(), 1, kv_memory::direction::to_device);
+    return there;
   }
 
  private:
@@ -157,7 +202,7 @@ class model {
     }
 
     [[nodiscard]] const fingerprint128& weights() const {
-      std::call_once(hashed, [&] { hash = hash_tensors(file); });
+      std::call_once(hashed, [&] { hash = remembered_hash_tensors(file); });
       return hash;
     }
 
@@ -179,24 +224,31 @@ class model {
                                " rows. The file is inconsistent; convert the model again."));
     }
 
-    [[nodiscard]] fingerprint128 make_fingerprint() const {
+    [[nodiscard]] fingerprint_parts make_identity() const {
       const model_config& c = decode->config();
-      const char* rows = compute.kind == arithmetic::fast && compute.store == nullptr ? " rows" : "";  // how few tokens are multiplied
-      fingerprint128 result = hash_text(cat("blockattn.model4 ", describe(c), ' ', to_string(layout.types), ' ', static_cast<int>(compute.kind), ' ',
-                                            name(compute.kernels->level), rows));
-      result = combine(result, base->weights());
-      for (const applied_adapter& a : adapters)
-        result = combine(result, combine(hash_text(cat(std::hexfloat, a.scale)), hash_tensors(a.adapter->file())));
+      fingerprint_parts result;
+      result.add("encoding", "blockattn.model5");
+      result.add("weights", to_string(base->weights()));
+      std::string changes;
+      for (const applied_adapter& a : adapters) changes += cat(changes.empty() ? "" : " ", to_string(hash_tensors(a.adapter->file())), '*', std::hexfloat, a.scale);
+      result.add("adapters", changes.empty() ? "none" : changes);
+      result.add("shape", describe_shape(c));
+      result.add("positions", describe_positions(c));
+      result.add("kv", to_string(layout.types));
+      result.add("arithmetic", compute.kind == arithmetic::f32 ? "f32" : (compute.store != nullptr ? "fast" : "fast rows"));  // rows: how few tokens are multiplied
+      result.add("isa", device_name.empty() ? cat(name(compute.kernels->level)) : device_name);
       return result;
     }
 
     std::shared_ptr<const source> base;
     load_options options;
     std::vector<applied_adapter> adapters;
+    std::string device_name;  ///< of a GPU, as far as results depend on it; empty: the CPU
     std::unique_ptr<const decoder> decode;
     compute_options compute;
     kv_layout layout;
     mutable std::once_flag fingerprinted;
+    mutable fingerprint_parts identity;
     mutable fingerprint128 fingerprint;
 
    private:
@@ -205,9 +257,30 @@ class model {
         if (!std::isfinite(a.scale)) throw argument_error(cat("[lora] ", a.path.string(), ": scale ", a.scale, "; allowed: any finite number, 1 as trained"));
         adapters.push_back({std::make_shared<const lora_adapter>(a.path), a.scale});
       }
-      auto result = blockattn::make_decoder(file, adapters, given.context);
+      auto result = given.device == compute_device::cpu ? blockattn::make_decoder(file, adapters, given.context) : make_gpu_decoder(file, given);
       if (!result->config().rope_limit.empty()) blockattn::log(given.log, log_level::warning, result->config().rope_limit);
       return result;
+    }
+
+    std::unique_ptr<const decoder> make_gpu_decoder(const checkpoint& file, const load_options& given) {
+      const bool must = given.device == compute_device::cuda;
+#if defined(BLOCKATTN_CUDA)
+      try {
+        const cuda::device_report found = cuda::find_devices();
+        if (given.gpu < 0 || given.gpu >= static_cast<int>(found.devices.size()))
+          throw cuda_error(cat("[cuda] GPU ", given.gpu, "; found: ", found.devices.size(), found.problem.empty() ? "" : " (" + found.problem + ")", ". Use the CPU, or check the driver."));
+        const bool exact = given.compute == precision::exact;
+        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, given.kv.value_or(exact ? dtype::f32 : dtype::bf16)});
+        device_name = cat("cuda ", found.devices[static_cast<std::size_t>(given.gpu)].capability);
+        return result;
+      } catch (const cuda_error& problem) {
+        if (must) throw;
+        blockattn::log(given.log, log_level::warning, cat(problem.what(), " Computing on the CPU."));
+      }
+#else
+      if (must) throw argument_error("[model] device 'cuda': this program was built without it; build with -DBLOCKATTN_CUDA=ON, or use the CPU");
+#endif
+      return blockattn::make_decoder(file, adapters, given.context);
     }
   };
 
@@ -225,8 +298,6 @@ class model {
       if (!(at >= 0 && at < static_cast<double>(context)))
         throw context_error(cat("[model] a token at position ", at, "; the model's context has ", context, why_limited()));
   }
-
-  static fingerprint128 hash_text(const std::string& text) { return hash_bytes(std::as_bytes(std::span(text.data(), text.size()))); }
 
   explicit model(std::shared_ptr<const state> s) : state_(std::move(s)) {}
 

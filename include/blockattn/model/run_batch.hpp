@@ -70,7 +70,8 @@ class run_context {
   /// Segments of layer `l`, which has RoPE number `rope`, or none (-1): placed blocks, then the tail's pieces. Valid until the next call.
   void enter_layer(index_t l, index_t rope) {
     segments_.clear();
-    for (const placed_block& placed : run_->request.context) segments_.push_back({placed.block->layer(l), rope < 0 ? 0.0 : placed.lacks(), placed.offset});
+    for (const placed_block& placed : run_->request.context)
+      segments_.push_back({placed.layer(l), rope < 0 ? 0.0 : placed.lacks(), placed.offset, placed.scaling});
     run_->tail->append_segments(l, segments_);
     current_ = rope < 0 ? rotations_.size() - 1 : static_cast<std::size_t>(rope);
     rotations_[current_].resize(segments_.size());

@@ -30,6 +30,9 @@ class decoder {
   /// Logits [rows, V] of hidden states [rows, D].
   virtual void project(const float* hidden, index_t rows, float* logits, const compute_options& compute) const = 0;
 
+  /// Where keys and values of this decoder lie: nullptr is the host's memory.
+  [[nodiscard]] virtual kv_memory* memory() const { return nullptr; }
+
   /// The same for one run.
   [[nodiscard]] matrix forward(const forward_request& request, kv_tail& tail, const compute_options& compute, const forward_control& control) const {
     const std::array runs = {forward_run{request, &tail}};
@@ -94,7 +97,7 @@ class transformer final : public decoder {
       detail::run_batch batch(runs, pieces, config_.ropes);
       const index_t tokens = batch.rows();
       embed(runs, batch, x, compute);
-      forward_layers(runs, batch, x, workspace, compute, [&](index_t l) { check(control, done * config_.layers + l * tokens, total); });
+      forward_layers(runs, batch, x, workspace, compute, control.layers > 0 ? control.layers : config_.layers, [&](index_t l) { check(control, done * config_.layers + l * tokens, total); });
       done += tokens;
       check(control, done * config_.layers, total);
       finish(runs, batch, x, hidden, compute);
@@ -103,16 +106,16 @@ class transformer final : public decoder {
     }
   }
 
-  /// All layers; in the last one, what no one asked for is left out.
+  /// The first `layers` layers; in the last one, what no one asked for is left out.
   template <class Check>
   void forward_layers(std::span<const forward_run> runs, detail::run_batch& batch, matrix& x, layer_workspace& workspace, const compute_options& compute,
-                      const Check& check_layer) const {
-    for (index_t l = 0; l < config_.layers; ++l) {
+                      index_t layers, const Check& check_layer) const {
+    for (index_t l = 0; l < layers; ++l) {
       check_layer(l);
       const layer<Family>& layer = layers_[static_cast<std::size_t>(l)];
       const index_t rope = config_.positions[static_cast<std::size_t>(l)].rope;
       layer.project(x.data(), batch.of_layer(l, rope, compute), workspace);
-      if (l + 1 == config_.layers) batch.keep_wanted(runs, x, workspace.query);
+      if (l + 1 == layers) batch.keep_wanted(runs, x, workspace.query);
       if (batch.rows() > 0) layer.mix(matrix_map(x.data(), batch.rows(), config_.width), batch.of_layer(l, rope, compute), workspace);
     }
   }

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <optional>
 #include <span>
 #include <vector>
@@ -22,12 +23,21 @@
 
 namespace blockattn::inline v0 {
 
+/// Floating-point operations of matrix products and attention.
+using operation_counter = std::atomic<index_t>;
+
 /// How the engine computes: which kernels and which arithmetic, and where interleaved copies of quantised weights are kept (nullptr: nowhere).
 struct compute_options {
   const kernel_table* kernels = nullptr;
   arithmetic kind = arithmetic::fast;
   bool batched = false;  ///< linear layers compute few tokens as they compute many, so that bits don't depend on what else is in the batch
   interleaved_store* store = nullptr;
+  operation_counter* operations = nullptr;  ///< what is computed is counted there, if it is given
+
+  /// Counts floating-point operations, a multiplication and an addition each being one.
+  void count(index_t more) const {
+    if (operations != nullptr) operations->fetch_add(more, std::memory_order_relaxed);
+  }
 };
 
 /// A low-rank change of a weight matrix [N, K]: scale · B · A.
@@ -256,6 +266,10 @@ inline void multiply_piece(const linear_input& in, const linear_piece& piece, co
 /// tokens are few (compute.batched: never) alone.
 inline void linear(const float* x, index_t tokens, std::span<const linear_product> products, const compute_options& compute) {
   if (tokens == 0) return;
+  for (const linear_product& p : products) {
+    compute.count(2 * tokens * p.weight->base.rows * p.weight->base.columns);
+    for (const low_rank_update& u : p.weight->updates) compute.count(2 * tokens * u.a.rows * (u.a.columns + u.b.rows));
+  }
   const detail::linear_input in(x, tokens, products, compute);
   std::vector<std::vector<detail::reduced_input>> reduced(products.size());
   parallel_tasks(static_cast<index_t>(products.size()), [&](index_t i) {

@@ -1,6 +1,6 @@
-// Byte-level byte-pair encoding of one word.
+// Byte-pair encoding of one word.
 //
-// A word starts as one token a byte; then, again and again, the adjacent pair whose merge has the lowest rank is
+// A word starts as one token a byte, or a character; then, again and again, the adjacent pair whose merge has the lowest rank is
 // replaced by the merged token, the leftmost one if it occurs more than once, until no pair has a merge. (Sennrich et
 // al., "Neural Machine Translation of Rare Words with Subword Units", 2016; over bytes: Radford et al., "Language
 // Models are Unsupervised Multitask Learners", 2019.)
@@ -14,7 +14,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <span>
@@ -25,6 +24,7 @@
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/shape.hpp"
 #include "blockattn/text/utf8.hpp"
+#include "blockattn/text/vocabulary.hpp"
 
 namespace blockattn::inline v0 {
 
@@ -56,6 +56,8 @@ namespace detail {
 [[nodiscard]] inline bool append_bytes_of(std::string_view text, std::string& out) {
   static constexpr auto bytes = character_bytes();
   const std::size_t before = out.size();
+  out.resize(before + text.size());
+  char* to = out.data() + before;
   for (std::size_t at = 0; at < text.size(); ++at) {
     auto character = static_cast<std::size_t>(static_cast<unsigned char>(text[at]));
     if (character >= 0x80) {  // all of these characters take two bytes, 110xxxxx 10xxxxxx
@@ -66,134 +68,152 @@ namespace detail {
       out.resize(before);
       return false;
     }
-    out += static_cast<char>(bytes[character]);
+    *to++ = static_cast<char>(bytes[character]);
   }
+  out.resize(static_cast<std::size_t>(to - out.data()));
   return true;
-}
-
-/// A well mixed 64-bit number of some bytes; equal on all machines of one byte order.
-[[nodiscard]] inline std::uint64_t mix_bytes(std::string_view bytes) {
-  std::uint64_t hash = 0x9E3779B97F4A7C15U ^ bytes.size();
-  const auto add = [&](std::uint64_t word) {
-    hash = (hash ^ word) * 0xBF58476D1CE4E5B9U;
-    hash ^= hash >> 29;
-  };
-  std::size_t at = 0;
-  std::uint64_t word = 0;
-  for (; at + sizeof(word) <= bytes.size(); at += sizeof(word)) {
-    std::memcpy(&word, bytes.data() + at, sizeof(word));
-    add(word);
-  }
-  word = 0;
-  if (at < bytes.size()) std::memcpy(&word, bytes.data() + at, bytes.size() - at);
-  add(word);
-  return hash ^ (hash >> 32);
 }
 
 }  // namespace detail
 
+/// A stretch of a word that is one token, or none (-1).
+struct merge_symbol {
+  token_id id = -1;
+  std::uint32_t begin = 0, end = 0;  ///< bytes of the word
+};
+
+/// What a pair of neighbours becomes, and when: the lowest rank first.
+struct pair_merge {
+  static constexpr std::uint32_t none = std::numeric_limits<std::uint32_t>::max();
+  std::uint32_t rank = none;
+  token_id merged = -1;
+};
+
 /// The merges of a vocabulary by pair, ranked in the order in which they were added. Immutable once filled.
 class merge_table {
  public:
-  using rank_type = std::uint32_t;
-  static constexpr rank_type none = std::numeric_limits<rank_type>::max();
-
   /// `expected` merges are about to be added.
-  explicit merge_table(std::size_t expected = 0) : slots_(std::bit_ceil(std::max<std::size_t>(16, expected * 2))) {
-    merged_.reserve(expected);
-  }
+  explicit merge_table(std::size_t expected = 0) : slots_(std::bit_ceil(std::max<std::size_t>(16, expected + expected / 2))) {}
 
   /// Adds a merge of the next rank. False if the pair has one already: the earlier one stays.
   bool add(token_id left, token_id right, token_id merged) {
-    slot& place = find(left, right);
-    if (place.rank != none) return false;
-    if (2 * (merged_.size() + 1) > slots_.size())
-      throw argument_error(cat("[bpe] more merges than announced: ", merged_.size() + 1));
-    place = {left, right, static_cast<rank_type>(merged_.size())};
-    merged_.push_back(merged);
+    slot& place = slots_[slot_of(left, right)];
+    if (place.merge.rank != pair_merge::none) return false;
+    if (4 * (size_ + 1) > 3 * slots_.size())
+      throw argument_error(cat("[bpe] more merges than announced: ", size_ + 1));
+    place = {left, right, {static_cast<std::uint32_t>(size_), merged}};
+    ++size_;
     return true;
   }
 
-  /// The rank of the pair's merge; `none` if there is none.
-  [[nodiscard]] rank_type rank(token_id left, token_id right) const {
-    return const_cast<merge_table&>(*this).find(left, right).rank;
+  void prefetch(token_id left, token_id right) const { __builtin_prefetch(&slots_[start_of(left, right)]); }
+
+  /// The pair's merge; of rank `none` if there is none.
+  [[nodiscard]] pair_merge find(token_id left, token_id right) const { return slots_[slot_of(left, right)].merge; }
+  [[nodiscard]] pair_merge operator()(const merge_symbol& left, const merge_symbol& right, std::string_view) const {
+    return find(left.id, right.id);
   }
 
-  /// The token that the merge of that rank gives.
-  [[nodiscard]] token_id merged(rank_type rank) const { return merged_[rank]; }
-
-  [[nodiscard]] std::size_t size() const { return merged_.size(); }
+  [[nodiscard]] std::size_t size() const { return size_; }
 
  private:
   struct slot {
     token_id left = -1, right = -1;
-    rank_type rank = none;
+    pair_merge merge;
   };
 
-  [[nodiscard]] slot& find(token_id left, token_id right) {
+  [[nodiscard]] std::size_t start_of(token_id left, token_id right) const {
     const std::uint64_t key =
         static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
-    const std::size_t mask = slots_.size() - 1;
-    auto at = static_cast<std::size_t>((key * 0x9E3779B97F4A7C15U) >> 32) & mask;
-    while (slots_[at].rank != none && (slots_[at].left != left || slots_[at].right != right)) at = (at + 1) & mask;
-    return slots_[at];
+    return static_cast<std::size_t>((key * 0x9E3779B97F4A7C15U) >> 32) & (slots_.size() - 1);
   }
 
-  std::vector<slot> slots_;  // open addressing, at most half full
-  std::vector<token_id> merged_;
+  [[nodiscard]] std::size_t slot_of(token_id left, token_id right) const {
+    const std::size_t mask = slots_.size() - 1;
+    std::size_t at = start_of(left, right);
+    while (slots_[at].merge.rank != pair_merge::none && (slots_[at].left != left || slots_[at].right != right)) at = (at + 1) & mask;
+    return at;
+  }
+
+  std::vector<slot> slots_;  // open addressing, at most three quarters full
+  std::size_t size_ = 0;
 };
 
-/// Merges the tokens of one word. Keeps its memory between words: one object a thread.
-class bpe_merger {
+/// Merges as SentencePiece knows them: neighbours whose joined text is a token become it, the highest score first.
+class score_merges {
  public:
-  explicit bpe_merger(const merge_table& merges) : merges_(&merges) {}
-
-  /// Appends to `out` what `tokens` (one a byte) are merged into. Time n log n.
-  void merge(std::span<const token_id> tokens, std::vector<token_id>& out) {
-    if (tokens.size() >= none)
-      throw argument_error(cat("[bpe] a word of ", tokens.size(), " bytes; allowed: less than 4 GiB without a cut"));
-    tokens_.assign(tokens.begin(), tokens.end());
-    ranks_.resize(tokens.size());
-    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) ranks_[i] = merges_->rank(tokens_[i], tokens_[i + 1]);
-    if (!tokens.empty()) ranks_.back() = none;
-    if (tokens.size() <= short_word) {
-      merge_short();
-      out.insert(out.end(), tokens_.begin(), tokens_.end());
-    } else {
-      merge_long(out);
+  /// A score for each token; none of them NaN. The vocabulary must outlive this object and stay where it is.
+  score_merges(const vocabulary& tokens, std::span<const float> scores) : tokens_(&tokens) {
+    ranks_.reserve(scores.size());
+    for (const float score : scores) {
+      const auto bits = std::bit_cast<std::uint32_t>(score == 0 ? 0.0F : score);
+      ranks_.push_back((bits >> 31) != 0 ? bits : 0x7FFFFFFFU - bits);  // falls where the score rises
     }
   }
 
+  [[nodiscard]] pair_merge operator()(const merge_symbol& left, const merge_symbol& right, std::string_view word) const {
+    if (left.id < 0 || right.id < 0) return {};
+    const token_id merged = tokens_->find(word.substr(left.begin, right.end - left.begin));
+    return merged < 0 ? pair_merge{} : pair_merge{ranks_[static_cast<std::size_t>(merged)], merged};
+  }
+
  private:
-  using rank_type = merge_table::rank_type;
-  static constexpr rank_type none = merge_table::none;
+  const vocabulary* tokens_;
+  std::vector<std::uint32_t> ranks_;  // [V]
+};
+
+/// Merges the symbols of one word. Keeps its memory between words: one object a thread.
+/// Pairs: pair_merge operator()(left, right, word).
+template <class Pairs>
+class bpe_merger {
+ public:
+  explicit bpe_merger(const Pairs& pairs) : pairs_(&pairs) {}
+
+  /// The symbols that the next merge() starts from: fill them, in the order of the word.
+  [[nodiscard]] std::vector<merge_symbol>& symbols() { return symbols_; }
+
+  /// Merges them until no pair is left that can be; what is left, in order. Time n log n.
+  std::span<const merge_symbol> merge(std::string_view word) {
+    if (symbols_.size() >= none)
+      throw argument_error(cat("[bpe] a word of ", symbols_.size(), " symbols; allowed: less than 4 Gi without a cut"));
+    word_ = word;
+    merges_.resize(symbols_.size());
+    for (std::size_t i = 0; i + 1 < symbols_.size(); ++i) merges_[i] = (*pairs_)(symbols_[i], symbols_[i + 1], word);
+    if (!symbols_.empty()) merges_.back() = {};
+    if (symbols_.size() <= short_word) merge_short();
+    else merge_long();
+    return symbols_;
+  }
+
+ private:
+  static constexpr std::uint32_t none = pair_merge::none;
   static constexpr std::size_t short_word = 48;  // below, looking at all ranks each time is faster than a heap
 
-  /// ranks_[i] is that of the pair (tokens_[i], tokens_[i + 1]).
+  /// merges_[i] is that of the pair (symbols_[i], symbols_[i + 1]).
   void merge_short() {
-    while (tokens_.size() > 1) {
-      const auto best = std::min_element(ranks_.begin(), ranks_.end());
-      if (*best == none) return;
-      const auto at = static_cast<std::size_t>(best - ranks_.begin());
-      tokens_[at] = merges_->merged(*best);
-      tokens_.erase(tokens_.begin() + static_cast<std::ptrdiff_t>(at) + 1);
-      ranks_.erase(ranks_.begin() + static_cast<std::ptrdiff_t>(at) + 1);
-      ranks_[at] = at + 1 < tokens_.size() ? merges_->rank(tokens_[at], tokens_[at + 1]) : none;
-      if (at > 0) ranks_[at - 1] = merges_->rank(tokens_[at - 1], tokens_[at]);
+    while (symbols_.size() > 1) {
+      const auto best = std::min_element(merges_.begin(), merges_.end(), [](const pair_merge& a, const pair_merge& b) { return a.rank < b.rank; });
+      if (best->rank == none) return;
+      const auto at = static_cast<std::size_t>(best - merges_.begin());
+      symbols_[at] = {best->merged, symbols_[at].begin, symbols_[at + 1].end};
+      symbols_.erase(symbols_.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+      merges_.erase(merges_.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+      merges_[at] = at + 1 < symbols_.size() ? (*pairs_)(symbols_[at], symbols_[at + 1], word_) : pair_merge{};
+      if (at > 0) merges_[at - 1] = (*pairs_)(symbols_[at - 1], symbols_[at], word_);
     }
   }
 
   /// A heap of (rank, position) over a linked list. An entry whose pair is gone has another rank than its position has
   /// now.
-  void merge_long(std::vector<token_id>& out) {
-    const auto size = static_cast<std::uint32_t>(tokens_.size());
+  void merge_long() {
+    const auto size = static_cast<std::uint32_t>(symbols_.size());
     next_.resize(size);
     previous_.resize(size);
     heap_.clear();
     for (std::uint32_t i = 0; i < size; ++i) {
       next_[i] = i + 1;
       previous_[i] = i - 1;  // 0 has no previous one: wraps around to `none`
-      if (ranks_[i] != none) heap_.push_back(entry(i));
+      if (merges_[i].rank != none) heap_.push_back(entry(i));
     }
     std::make_heap(heap_.begin(), heap_.end(), std::greater<>{});
     while (!heap_.empty()) {
@@ -201,15 +221,17 @@ class bpe_merger {
       const std::uint64_t top = heap_.back();
       heap_.pop_back();
       const auto at = static_cast<std::uint32_t>(top);
-      if (ranks_[at] == static_cast<rank_type>(top >> 32)) merge_at(at, size);
+      if (merges_[at].rank == static_cast<std::uint32_t>(top >> 32)) merge_at(at, size);
     }
-    for (std::uint32_t i = 0; i < size; i = next_[i]) out.push_back(tokens_[i]);
+    std::size_t kept = 0;
+    for (std::uint32_t i = 0; i < size; i = next_[i]) symbols_[kept++] = symbols_[i];
+    symbols_.resize(kept);
   }
 
   void merge_at(std::uint32_t at, std::uint32_t size) {
-    tokens_[at] = merges_->merged(ranks_[at]);
     const std::uint32_t gone = next_[at];
-    ranks_[gone] = none;
+    symbols_[at] = {merges_[at].merged, symbols_[at].begin, symbols_[gone].end};
+    merges_[gone] = {};
     next_[at] = next_[gone];
     if (next_[at] < size) previous_[next_[at]] = at;
     update(at, size);
@@ -218,19 +240,20 @@ class bpe_merger {
 
   /// The pair that starts at `at` has changed.
   void update(std::uint32_t at, std::uint32_t size) {
-    ranks_[at] = next_[at] < size ? merges_->rank(tokens_[at], tokens_[next_[at]]) : none;
-    if (ranks_[at] == none) return;
+    merges_[at] = next_[at] < size ? (*pairs_)(symbols_[at], symbols_[next_[at]], word_) : pair_merge{};
+    if (merges_[at].rank == none) return;
     heap_.push_back(entry(at));
     std::push_heap(heap_.begin(), heap_.end(), std::greater<>{});
   }
 
   [[nodiscard]] std::uint64_t entry(std::uint32_t at) const {
-    return static_cast<std::uint64_t>(ranks_[at]) << 32 | at;
+    return static_cast<std::uint64_t>(merges_[at].rank) << 32 | at;
   }
 
-  const merge_table* merges_;
-  std::vector<token_id> tokens_;
-  std::vector<rank_type> ranks_;
+  const Pairs* pairs_;
+  std::string_view word_;
+  std::vector<merge_symbol> symbols_;
+  std::vector<pair_merge> merges_;
   std::vector<std::uint32_t> next_, previous_;
   std::vector<std::uint64_t> heap_;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "blockattn/text/tokenizer.hpp"
@@ -20,7 +21,12 @@ class stream_decoder {
   /// Throws argument_error for an id outside of the vocabulary.
   [[nodiscard]] std::string push(token_id id) {
     if (tokenizer_.is_control(id)) return {};
-    held_ += tokenizer_.bytes(id);
+    std::string_view bytes = tokenizer_.bytes(id);
+    if (at_start_ && !bytes.empty()) {
+      at_start_ = false;
+      if (tokenizer_.strips_first_space() && bytes.front() == ' ') bytes.remove_prefix(1);
+    }
+    held_ += bytes;
     const std::size_t keep = unended(held_);
     std::string text = to_valid_utf8(std::string_view(held_).substr(0, held_.size() - keep)).text;
     held_.erase(0, held_.size() - keep);
@@ -29,7 +35,10 @@ class stream_decoder {
 
   /// The end of the stream: U+FFFD for the beginning of a character that never got its rest, otherwise nothing. Starts
   /// afresh.
-  [[nodiscard]] std::string finish() { return to_valid_utf8(std::exchange(held_, {})).text; }
+  [[nodiscard]] std::string finish() {
+    at_start_ = true;
+    return to_valid_utf8(std::exchange(held_, {})).text;
+  }
 
  private:
   /// Bytes at the end of `text` that may still become a character.
@@ -44,6 +53,7 @@ class stream_decoder {
 
   tokenizer tokenizer_;
   std::string held_;
+  bool at_start_ = true;  // nothing has come yet
 };
 
 }  // namespace blockattn::inline v0

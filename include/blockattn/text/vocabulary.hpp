@@ -5,17 +5,17 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/shape.hpp"
-#include "blockattn/io/gguf.hpp"
-#include "blockattn/text/bpe.hpp"
 
 namespace blockattn::inline v0 {
 
@@ -24,86 +24,71 @@ enum class token_kind : std::uint8_t { normal = 1, unknown = 2, control = 3, use
 
 namespace detail {
 
-/// Finds the longest of some fixed texts at a place: a sorted list, narrowed character by character.
-class fixed_texts {
- public:
-  struct entry {
-    std::string_view text;
-    token_id id = 0;
-    bool control = false;
-  };
-  struct match {
-    std::size_t length = 0;
-    token_id id = -1;
-  };
-
-  explicit fixed_texts(std::vector<entry> entries = {}) : entries_(std::move(entries)) {
-    std::sort(entries_.begin(), entries_.end(), [](const entry& a, const entry& b) { return a.text < b.text; });
-    for (const entry& e : entries_) starts_[static_cast<unsigned char>(e.text.front())] = true;
+/// A well mixed 64-bit number of some bytes; equal on all machines of one byte order.
+[[nodiscard]] inline std::uint64_t mix_bytes(std::string_view bytes) {
+  constexpr std::uint64_t odd = 0xBF58476D1CE4E5B9U;
+  const char* at = bytes.data();
+  std::size_t size = bytes.size();
+  std::uint64_t hash = (0x9E3779B97F4A7C15U ^ size) * odd;
+  std::uint64_t word = 0;
+  for (; size > 8; at += 8, size -= 8) {
+    std::memcpy(&word, at, 8);
+    hash = (hash ^ word) * odd;
+    hash ^= hash >> 32;
   }
-
-  [[nodiscard]] bool empty() const { return entries_.empty(); }
-  [[nodiscard]] bool may_start(char first) const { return starts_[static_cast<unsigned char>(first)]; }
-
-  /// The longest text that stands at text[at]; a control token's only if it ends by `control_end`. length 0: none.
-  [[nodiscard]] match longest_at(std::string_view text, std::size_t at, std::size_t control_end) const {
-    match best;
-    auto low = entries_.begin();
-    auto high = entries_.end();
-    for (std::size_t depth = 0; low != high && at + depth < text.size();) {
-      const auto wanted = static_cast<unsigned char>(text[at + depth]);
-      const auto at_depth = [depth](const entry& e) {
-        return e.text.size() > depth ? static_cast<int>(static_cast<unsigned char>(e.text[depth])) : -1;
-      };
-      low = std::partition_point(low, high, [&](const entry& e) { return at_depth(e) < wanted; });
-      high = std::partition_point(low, high, [&](const entry& e) { return at_depth(e) == wanted; });
-      ++depth;
-      if (low != high && low->text.size() == depth && (!low->control || at + depth <= control_end))
-        best = {depth, low->id};
-    }
-    return best;
+  if (size >= 4) {
+    std::uint32_t low = 0, high = 0;
+    std::memcpy(&low, at, 4);
+    std::memcpy(&high, at + size - 4, 4);
+    word = static_cast<std::uint64_t>(high) << 32 | low;
+  } else if (size > 0) {
+    const auto byte = [at](std::size_t i) { return static_cast<std::uint64_t>(static_cast<unsigned char>(at[i])); };
+    word = byte(0) << 16 | byte(size / 2) << 8 | byte(size - 1);
   }
-
- private:
-  std::vector<entry> entries_;  // sorted: of texts with a common beginning the shortest is first
-  std::array<bool, 256> starts_{};
-};
-
-/// Where messages about a vocabulary say it is.
-[[nodiscard]] inline std::string vocabulary_name(const checkpoint& file) {
-  return cat("[tokenizer] ", file.path(), ": ");
-}
-
-/// The type number of a token, checked.
-[[nodiscard]] inline token_kind token_kind_of(const checkpoint& file, std::size_t id, int number) {
-  if (number < 1 || number > 6)
-    throw format_error(cat(vocabulary_name(file), "token ", id, " has type ", number,
-                           "; allowed: 1 (normal) to 6 (byte). Corrupt or newer file."));
-  return static_cast<token_kind>(number);
+  hash = (hash ^ word) * odd;
+  return hash ^ (hash >> 32);
 }
 
 }  // namespace detail
 
-/// Immutable list of tokens. Views that it hands out live as long as it does.
+/// A list of tokens: filled by add(), closed by index(), immutable from then on. Views that it hands out live as long as it
+/// does.
 class vocabulary {
  public:
-  /// Reads tokenizer.ggml.tokens and token_type. Throws format_error.
-  explicit vocabulary(const checkpoint& file) {
-    const auto texts = file.strings("tokenizer.ggml.tokens");
-    const auto kinds = file.numbers<int>("tokenizer.ggml.token_type");
-    if (texts.empty())
-      throw format_error(
-          cat(detail::vocabulary_name(file),
-              "tokenizer.ggml.tokens is missing or empty. The file has no vocabulary; use a complete model file."));
-    if (kinds.size() != texts.size())
-      throw format_error(cat(detail::vocabulary_name(file), "tokenizer.ggml.token_type has ", kinds.size(),
-                             " entries, tokenizer.ggml.tokens ", texts.size(),
-                             "; they must agree. Convert the model again with a current converter."));
-    if (texts.size() > max_tokens)
-      throw format_error(cat(detail::vocabulary_name(file), texts.size(), " tokens; allowed: up to ", max_tokens));
-    reserve(texts);
-    for (std::size_t id = 0; id < texts.size(); ++id) add(file, texts[id], detail::token_kind_of(file, id, kinds[id]));
-    fill_bytes(file);
+  /// `tokens` tokens of `bytes` bytes together are about to be added.
+  void reserve(std::size_t tokens, std::size_t bytes) {
+    bytes_.reserve(bytes);
+    ends_.reserve(tokens + 1);
+    kinds_.reserve(tokens);
+    encodable_.reserve(tokens);
+  }
+
+  /// Adds the next token: `text` is what it stands for. `encodable`: find() may give it.
+  void add(std::string_view text, token_kind kind, bool encodable) {
+    if (text.size() > std::numeric_limits<std::uint32_t>::max() - bytes_.size())
+      throw format_error("[tokenizer] a vocabulary of 4 GiB; allowed: less. Corrupt file.");
+    bytes_ += text;
+    ends_.push_back(static_cast<std::uint32_t>(bytes_.size()));
+    kinds_.push_back(kind);
+    encodable_.push_back(encodable && !text.empty());
+    if (encodable) longest_ = std::max(longest_, text.size());
+  }
+
+  /// Makes find() work. Where two encodable tokens have the same bytes, duplicate(first, second) says whether the second
+  /// takes the place of the first.
+  template <class Duplicate>
+  void index(Duplicate&& duplicate) {
+    slots_.assign(std::bit_ceil(kinds_.size() + kinds_.size() / 2 + 16), {});
+    // The table is larger than the processor's caches: places are fetched some tokens ahead.
+    constexpr token_id ahead = 16;
+    std::array<std::uint64_t, ahead> hashes{};
+    for (token_id id = 0; id < size() + ahead; ++id) {
+      const auto turn = static_cast<std::size_t>(id % ahead);
+      if (id >= ahead) enter(id - ahead, hashes[turn], duplicate);
+      if (id >= size()) continue;
+      hashes[turn] = detail::mix_bytes(bytes(id));
+      prefetch(hashes[turn]);
+    }
   }
 
   [[nodiscard]] index_t size() const { return static_cast<index_t>(kinds_.size()); }
@@ -112,98 +97,70 @@ class vocabulary {
   /// The bytes of a token, 0 <= id < size().
   [[nodiscard]] std::string_view bytes(token_id id) const {
     const auto i = static_cast<std::size_t>(id);
-    return std::string_view(bytes_).substr(ends_[i], ends_[i + 1] - ends_[i]);
+    return {bytes_.data() + ends_[i], ends_[i + 1] - ends_[i]};
   }
   [[nodiscard]] token_kind kind(token_id id) const { return kinds_[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] bool encodable(token_id id) const { return encodable_[static_cast<std::size_t>(id)]; }
 
-  /// The normal token of these bytes, or -1.
-  [[nodiscard]] token_id find_normal(std::string_view bytes) const { return slots_[slot_of(bytes)]; }
+  /// Whether the token is a mark for the model instead of text.
+  [[nodiscard]] bool is_control(token_id id) const {
+    return kind(id) == token_kind::control || kind(id) == token_kind::unknown || kind(id) == token_kind::unused;
+  }
 
-  /// The normal token of a single byte, or -1.
-  [[nodiscard]] token_id byte_token(unsigned char byte) const { return byte_tokens_[byte]; }
+  /// The token that text of these bytes may become, or -1.
+  [[nodiscard]] token_id find(std::string_view bytes) const { return find(bytes, detail::mix_bytes(bytes)); }
+  /// The same for who has asked for mix_bytes(bytes) already, perhaps to prefetch().
+  [[nodiscard]] token_id find(std::string_view bytes, std::uint64_t hash) const {
+    return bytes.size() > longest_ ? -1 : slots_[slot_of(bytes, hash)].id;
+  }
+  /// Fetches what find() looks at first.
+  void prefetch(std::uint64_t hash) const { __builtin_prefetch(&slots_[static_cast<std::size_t>(hash) & (slots_.size() - 1)]); }
+  /// Fetches what find() looks at then: the bytes to compare with.
+  void prefetch_bytes(std::uint64_t hash) const {
+    const token_id id = slots_[static_cast<std::size_t>(hash) & (slots_.size() - 1)].id;
+    if (id >= 0) __builtin_prefetch(bytes_.data() + ends_[static_cast<std::size_t>(id)]);
+  }
 
-  /// Texts of the tokens that are matched as a whole before anything else: control, unknown and user-defined ones.
-  [[nodiscard]] std::vector<detail::fixed_texts::entry> fixed() const {
-    std::vector<detail::fixed_texts::entry> result;
+  /// For each two bytes, at 256 * first + second: whether they follow each other in a token that find() may give.
+  [[nodiscard]] std::bitset<256 * 256> neighbours() const {
+    std::bitset<256 * 256> result;
     for (token_id id = 0; id < size(); ++id) {
-      const bool control = kind(id) == token_kind::control || kind(id) == token_kind::unknown;
-      if ((control || kind(id) == token_kind::user_defined) && !bytes(id).empty())
-        result.push_back({bytes(id), id, control});
+      if (!encodable(id)) continue;
+      const std::string_view text = bytes(id);
+      for (std::size_t i = 1; i < text.size(); ++i)
+        result[static_cast<unsigned char>(text[i - 1]) * 256U + static_cast<unsigned char>(text[i])] = true;
     }
     return result;
   }
 
  private:
-  static constexpr std::size_t max_tokens = std::size_t{1} << 24;
+  struct slot {
+    std::uint32_t tag = 0;  // of the hash, so that a look rarely leads to other bytes
+    token_id id = -1;
+  };
 
-  void reserve(const std::vector<std::string_view>& texts) {
-    std::size_t bytes = 0;
-    for (const auto text : texts) bytes += text.size();
-    bytes_.reserve(bytes);
-    ends_.reserve(texts.size() + 1);
-    ends_.push_back(0);
-    kinds_.reserve(texts.size());
-    slots_.assign(std::bit_ceil(texts.size() * 2 + 16), -1);
-  }
-
-  void add(const checkpoint& file, std::string_view text, token_kind kind) {
-    const auto id = static_cast<token_id>(kinds_.size());
-    const std::size_t begin = bytes_.size();
-    bool encodable = false;
-    if (kind == token_kind::byte) {
-      bytes_ += byte_of(file, id, text);
-    } else if (kind == token_kind::normal && detail::append_bytes_of(text, bytes_)) {
-      encodable = !text.empty();
-    } else {
-      bytes_ += text;  // not written in the byte alphabet: taken as it is, and never a result of merges
-    }
-    ends_.push_back(bytes_.size());
-    kinds_.push_back(kind);
-    if (!encodable) return;
-    token_id& slot = slots_[slot_of(std::string_view(bytes_).substr(begin))];
-    if (slot >= 0)
-      throw format_error(cat(detail::vocabulary_name(file), "tokens ", slot, " and ", id, " are both '", text,
-                             "'; tokens must differ. Corrupt file."));
-    slot = id;
-  }
-
-  [[nodiscard]] static char byte_of(const checkpoint& file, token_id id, std::string_view text) {
-    unsigned value = 0;
-    bool valid = text.size() == 6 && text.substr(0, 3) == "<0x" && text.back() == '>';
-    for (std::size_t i = 3; valid && i < 5; ++i) {
-      const std::size_t digit = std::string_view("0123456789ABCDEF").find(text[i]);
-      valid = digit != std::string_view::npos;
-      value = value * 16 + static_cast<unsigned>(digit);
-    }
-    if (!valid)
-      throw format_error(
-          cat(detail::vocabulary_name(file), "token ", id, " is a byte token '", text, "'; allowed: <0x00> to <0xFF>"));
-    return static_cast<char>(value);
-  }
-
-  void fill_bytes(const checkpoint& file) {
-    for (unsigned byte = 0; byte < 256; ++byte) {
-      const char character = static_cast<char>(byte);
-      byte_tokens_[byte] = find_normal({&character, 1});
-      if (byte_tokens_[byte] < 0 && ((byte >= 32 && byte < 127) || byte == '\n'))
-        throw format_error(cat(detail::vocabulary_name(file), "no token for the byte ", byte,
-                               "; a byte-level vocabulary has one for each printable ASCII character. Corrupt file."));
-    }
+  template <class Duplicate>
+  void enter(token_id id, std::uint64_t hash, Duplicate& duplicate) {
+    if (!encodable(id)) return;
+    slot& place = slots_[slot_of(bytes(id), hash)];
+    if (place.id < 0 || duplicate(place.id, id)) place = {static_cast<std::uint32_t>(hash >> 32), id};
   }
 
   /// Where a token of these bytes is, or would be.
-  [[nodiscard]] std::size_t slot_of(std::string_view wanted) const {
+  [[nodiscard]] std::size_t slot_of(std::string_view wanted, std::uint64_t hash) const {
     const std::size_t mask = slots_.size() - 1;
-    auto at = static_cast<std::size_t>(detail::mix_bytes(wanted)) & mask;
-    while (slots_[at] >= 0 && bytes(slots_[at]) != wanted) at = (at + 1) & mask;
+    const auto tag = static_cast<std::uint32_t>(hash >> 32);
+    auto at = static_cast<std::size_t>(hash) & mask;
+    while (slots_[at].id >= 0 && (slots_[at].tag != tag || bytes(slots_[at].id) != wanted)) at = (at + 1) & mask;
     return at;
   }
 
-  std::string bytes_;              // of all tokens, one after the other
-  std::vector<std::size_t> ends_;  // token id has bytes_[ends_[id] .. ends_[id + 1])
+  std::string bytes_;                      // of all tokens, one after the other
+  std::vector<std::uint32_t> ends_ = {0};  // token id has bytes_[ends_[id] .. ends_[id + 1])
   std::vector<token_kind> kinds_;
-  std::vector<token_id> slots_;  // open addressing over the bytes of normal tokens, at most half full
-  std::array<token_id, 256> byte_tokens_{};
+  std::vector<bool> encodable_;
+  std::vector<slot> slots_ = std::vector<slot>(1);  // open addressing, at most two thirds full
+  std::size_t longest_ = 0;                // bytes of the longest encodable token
 };
 
 }  // namespace blockattn::inline v0

@@ -245,6 +245,12 @@ inline void attend_segment(const attention_args& a, const attention_segment& s, 
   }
 }
 
+/// The logarithm of a row's sum; a row without keys has the output 0.
+inline void write_log_sum(const attention_args& a, index_t row, float maximum, float total, float* out) {
+  a.log_sums[row / a.group * a.log_sum_stride + a.kv_head * a.group + row % a.group] = total > 0 ? maximum + __builtin_logf(total) : no_score;
+  if (!(total > 0)) __builtin_memset(out, 0, static_cast<std::size_t>(a.head_dim) * sizeof(float));
+}
+
 template <bool Bf16>
 inline void attend_as(const attention_args& a, std::byte* scratch) {
   const attention_scratch x = split_scratch(scratch, a.head_dim);
@@ -262,5 +268,6 @@ inline void attend_as(const attention_args& a, std::byte* scratch) {
     const float scale = 1.0f / x.total[tile * panel_width + lane];
     float* out = a.output + r / a.group * a.query_stride + (a.kv_head * a.group + r % a.group) * a.head_dim;
     for (index_t d = 0; d < a.head_dim; ++d) out[d] = x.sums[(tile * a.head_dim + d) * panel_width + lane] * scale;
+    if (a.log_sums != nullptr) write_log_sum(a, r, x.maximum[tile * panel_width + lane], x.total[tile * panel_width + lane], out);
   }
 }

@@ -197,6 +197,7 @@ inline void attend_group(const attention_args& a, index_t first_row, std::byte* 
     const index_t row = first_row + r;
     float* out = a.output + row / a.group * a.query_stride + (a.kv_head * a.group + row % a.group) * a.head_dim;
     for (index_t d = 0; d < a.head_dim; ++d) out[d] = x.sums[r * a.head_dim + d] / total[r];
+    if (a.log_sums != nullptr) write_log_sum(a, row, maximum[r], total[r], out);
   }
 }
 

@@ -1,0 +1,22 @@
+# The GPU engine, behind BLOCKATTN_CUDA: a static library of one file, linked by blockattn::blockattn, which then defines BLOCKATTN_CUDA.
+# BLOCKATTN_CUDA_ARCHITECTURES names other GPUs than the default ones, e.g. 90a-real for Hopper alone, which builds in a fifth of the time.
+find_package(CUDAToolkit 12 REQUIRED)
+if(NOT DEFINED CMAKE_CUDA_COMPILER AND EXISTS "${CUDAToolkit_NVCC_EXECUTABLE}")
+  set(CMAKE_CUDA_COMPILER "${CUDAToolkit_NVCC_EXECUTABLE}")
+endif()
+set(BLOCKATTN_CUDA_ARCHITECTURES "75-real;80-real;86-real;89-real;90a-real;90-virtual" CACHE STRING "GPUs to compile for")
+set(CMAKE_CUDA_ARCHITECTURES "${BLOCKATTN_CUDA_ARCHITECTURES}")
+enable_language(CUDA)
+
+add_library(blockattn_cuda STATIC "${PROJECT_SOURCE_DIR}/include/blockattn/cuda/backend.cu")
+add_library(blockattn::cuda ALIAS blockattn_cuda)
+set_target_properties(blockattn_cuda PROPERTIES EXPORT_NAME cuda POSITION_INDEPENDENT_CODE ON CUDA_ARCHITECTURES "${BLOCKATTN_CUDA_ARCHITECTURES}")
+target_compile_options(blockattn_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;--diag-suppress=20050;-O3>")
+target_include_directories(blockattn_cuda PRIVATE "${PROJECT_SOURCE_DIR}/include")
+target_link_libraries(blockattn_cuda PUBLIC CUDA::cudart_static CUDA::cublas)
+target_compile_definitions(blockattn INTERFACE BLOCKATTN_CUDA)
+if(TARGET blockattn_parts)
+  target_compile_definitions(blockattn_parts PRIVATE BLOCKATTN_CUDA)
+  target_link_libraries(blockattn_parts PUBLIC blockattn_cuda)
+endif()
+target_link_libraries(blockattn INTERFACE blockattn_cuda)

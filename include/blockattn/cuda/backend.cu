@@ -1,0 +1,802 @@
+// The GPU engine (engine.hpp). The one file that nvcc compiles.
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "blockattn/cuda/device/attention_groups.cuh"
+#include "blockattn/cuda/device/token.cuh"
+#include "blockattn/cuda/device/weights.cuh"
+#include "blockattn/cuda/engine.hpp"
+
+namespace blockattn::inline v0::cuda {
+
+namespace detail {
+
+/// Throws cuda_error if an operation failed.
+inline void check(cudaError_t status, const char* operation) {
+  if (status == cudaSuccess) return;
+  (void)cudaGetLastError();  // a failed launch must not be reported twice
+  throw cuda_error(cat("[cuda] ", operation, ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")"));
+}
+
+inline void check(cublasStatus_t status, const char* operation) {
+  if (status != CUBLAS_STATUS_SUCCESS) throw cuda_error(cat("[cuda] ", operation, ": ", cublasGetStatusString(status)));
+}
+
+inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+
+/// A stream of a device, its memory pool and cuBLAS. Lives as long as anything allocated from it.
+class device_context {
+ public:
+  explicit device_context(int device) : device_(device) {
+    check(cudaSetDevice(device), "cudaSetDevice");
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    cudaMemPool_t pool;
+    check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
+    std::uint64_t keep = ~std::uint64_t{0};
+    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
+    check(cublasCreate(&blas_), "cublasCreate");
+    check(cublasSetStream(blas_, stream_), "cublasSetStream");
+  }
+  ~device_context() {
+    (void)cudaStreamSynchronize(stream_);
+    (void)cublasDestroy(blas_);
+    (void)cudaStreamDestroy(stream_);
+  }
+  device_context(const device_context&) = delete;
+  device_context& operator=(const device_context&) = delete;
+
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  [[nodiscard]] cublasHandle_t blas() const { return blas_; }
+  void use() const { check(cudaSetDevice(device_), "cudaSetDevice"); }
+  void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+
+  /// `what` and `advice` go into the message if there isn't enough memory.
+  [[nodiscard]] std::byte* allocate(index_t bytes, const char* what, const char* advice) const {
+    use();
+    void* p = nullptr;
+    const cudaError_t status = cudaMallocAsync(&p, static_cast<std::size_t>(std::max<index_t>(bytes, 256)), stream_);
+    if (status == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      std::size_t free = 0, total = 0;
+      (void)cudaMemGetInfo(&free, &total);
+      throw cuda_error(cat("[cuda] out of memory: ", what, " needs ", bytes, " bytes, ", free, " of ", total, " are free. ", advice));
+    }
+    check(status, "cudaMallocAsync");
+    return static_cast<std::byte*>(p);
+  }
+  void free(std::byte* p) const noexcept { (void)cudaFreeAsync(p, stream_); }
+
+ private:
+  int device_;
+  cudaStream_t stream_ = nullptr;
+  cublasHandle_t blas_ = nullptr;
+};
+
+/// Device memory of one owner. Grows by need; contents aren't kept then.
+class device_buffer {
+ public:
+  device_buffer() = default;
+  device_buffer(const device_buffer&) = delete;
+  device_buffer& operator=(const device_buffer&) = delete;
+  ~device_buffer() { release(); }
+
+  void need(const std::shared_ptr<device_context>& context, index_t bytes, const char* what, const char* advice) {
+    if (bytes <= bytes_) return;
+    release();
+    data_ = context->allocate(bytes, what, advice);
+    context_ = context;
+    bytes_ = bytes;
+  }
+  template <class T>
+  [[nodiscard]] T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+  [[nodiscard]] index_t bytes() const { return bytes_; }
+
+ private:
+  void release() {
+    if (data_ != nullptr) context_->free(data_);
+    data_ = nullptr;
+    bytes_ = 0;
+  }
+  std::shared_ptr<device_context> context_;
+  std::byte* data_ = nullptr;
+  index_t bytes_ = 0;
+};
+
+/// A matrix [rows, columns] on the device.
+struct device_matrix {
+  dtype type = dtype::bf16;
+  const std::uint8_t* data = nullptr;
+  index_t rows = 0, columns = 0;
+};
+
+/// Matrices over the same inputs, whose outputs stand one after the other.
+struct stacked_matrices {
+  std::vector<device_matrix> parts;
+  index_t rows = 0, columns = 0;
+};
+
+struct device_layer {
+  stacked_matrices query_key_value, output, gate_up, down;
+  const float *query_bias = nullptr, *key_bias = nullptr, *value_bias = nullptr, *query_norm = nullptr, *key_norm = nullptr;
+  const float *attention_norm = nullptr, *attention_post_norm = nullptr, *feed_forward_norm = nullptr, *feed_forward_post_norm = nullptr;
+  index_t rope = -1, window = 0;
+};
+
+/// Fills bfloat16 weights with numbers of a small normal-like spread, from a counter.
+__global__ void fill_synthetic(bf16* out, std::int64_t count, float spread, std::uint64_t seed) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < count; at += stride) {
+    std::uint64_t x = (static_cast<std::uint64_t>(at) + seed) * 0x9e3779b97f4a7c15ULL;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+    float sum = -2;
+    for (int i = 0; i < 4; ++i) sum += static_cast<float>((x >> (16 * i)) & 0xffff) / 65536.0F;
+    out[at] = __float2bfloat16(sum * spread * 1.7320508F);
+  }
+}
+
+[[nodiscard]] inline unsigned blocks_for(index_t count, index_t threads = 256) {
+  return static_cast<unsigned>(std::clamp<index_t>((count + threads - 1) / threads, 1, 65535));
+}
+
+}  // namespace detail
+
+using namespace detail;
+
+namespace {
+
+inline constexpr index_t few_tokens = 8;       ///< up to so many, weights are streamed against each token
+inline constexpr index_t chunk_tokens = 4096;  ///< that go through all layers together
+inline constexpr const char* less_context = "Lower the cache's budget or the context, or load fewer layers onto the GPU.";
+
+}  // namespace
+
+struct engine::state {
+  state(const network_facts& given, const engine_options& wanted) : options(wanted), net(given), context(std::make_shared<device_context>(wanted.device)) {
+    for (const device_facts& d : find_devices().devices)
+      if (d.number == wanted.device) facts = d;
+    check_options();
+    upload();
+    count_of_layers = static_cast<index_t>(net.layers.size());
+    net.layers.clear();  // the host's pointers are not needed any more
+  }
+
+  // What follows is one engine's work in order: upload; then forward = request tables, embedding, layers, norm.
+
+  void check_options() const {
+    if (net.width % 8 != 0 || net.feed_forward % 8 != 0) throw argument_error(cat("[cuda] widths ", net.width, " and ", net.feed_forward, "; supported: multiples of 8"));
+    if (net.head_dim % 16 != 0 || net.head_dim > 256) throw argument_error(cat("[cuda] heads of size ", net.head_dim, "; supported: multiples of 16 up to 256"));
+    (void)checked(layout());
+  }
+
+  [[nodiscard]] kv_layout layout() const { return {static_cast<index_t>(net.layers.size()), net.kv_heads, net.head_dim, options.kv}; }
+
+  [[nodiscard]] index_t stored_bytes(const weight_view& w) const { return (net.synthetic ? 2 * w.columns : row_bytes(w.type, w.columns)) * w.rows; }
+
+  std::byte* place(index_t bytes) {
+    std::byte* p = context->allocate(bytes, "the model's weights", "Load fewer layers onto the GPU, or a smaller quantisation of the model.");
+    weights.push_back(std::shared_ptr<std::byte>(p, [c = context](std::byte* q) { c->free(q); }));
+    weight_bytes += bytes;
+    return p;
+  }
+
+  const float* upload_vector(const float* from, index_t count) {
+    if (from == nullptr && !net.synthetic) return nullptr;
+    std::byte* p = place(count * 4);
+    const std::vector<float> ones(from == nullptr ? static_cast<std::size_t>(count) : 0, 1.0F);
+    check(cudaMemcpyAsync(p, from != nullptr ? from : ones.data(), static_cast<std::size_t>(count) * 4, cudaMemcpyHostToDevice, context->stream()), "upload of a vector");
+    context->wait();
+    return reinterpret_cast<const float*>(p);
+  }
+
+  device_matrix upload_part(const weight_view& w, std::byte* to) {
+    if (net.synthetic) {
+      fill_synthetic<<<blocks_for(w.rows * w.columns), 256, 0, context->stream()>>>(reinterpret_cast<bf16*>(to), w.rows * w.columns, 0.02F, seed += 0x100000000ULL);
+      check_launch("fill_synthetic");
+      return {dtype::bf16, reinterpret_cast<const std::uint8_t*>(to), w.rows, w.columns};
+    }
+    check(cudaMemcpyAsync(to, w.data, static_cast<std::size_t>(stored_bytes(w)), cudaMemcpyHostToDevice, context->stream()), "upload of weights");
+    return {w.type, reinterpret_cast<const std::uint8_t*>(to), w.rows, w.columns};
+  }
+
+  /// One allocation for all of them; those of one type become one matrix.
+  stacked_matrices upload_matrices(std::initializer_list<weight_view> views) {
+    stacked_matrices result;
+    index_t bytes = 0;
+    bool alike = true;
+    for (const weight_view& w : views) {
+      bytes += stored_bytes(w);
+      alike = alike && w.type == views.begin()->type;
+      result.rows += w.rows;
+      result.columns = w.columns;
+    }
+    std::byte* to = place(bytes + 64);
+    for (const weight_view& w : views) {
+      result.parts.push_back(upload_part(w, to));
+      to += stored_bytes(w);
+    }
+    if (alike) {
+      result.parts.resize(1);
+      result.parts[0].rows = result.rows;
+    }
+    return result;
+  }
+
+  void upload() {
+    const index_t query = net.heads * net.head_dim, key = net.kv_heads * net.head_dim;
+    for (const layer_facts& f : net.layers) {
+      device_layer l;
+      l.query_key_value = upload_matrices({f.query, f.key, f.value});
+      l.output = upload_matrices({f.output});
+      l.gate_up = upload_matrices({f.gate, f.up});
+      l.down = upload_matrices({f.down});
+      const auto vector = [&](const float* from, index_t count) { return from == nullptr ? nullptr : upload_vector(from, count); };
+      l.query_bias = vector(f.query_bias, query), l.key_bias = vector(f.key_bias, key), l.value_bias = vector(f.value_bias, key);
+      l.query_norm = vector(f.query_norm, net.norm_whole ? query : net.head_dim), l.key_norm = vector(f.key_norm, net.norm_whole ? key : net.head_dim);
+      l.attention_norm = upload_vector(f.attention_norm, net.width), l.feed_forward_norm = upload_vector(f.feed_forward_norm, net.width);
+      l.attention_post_norm = vector(f.attention_post_norm, net.width), l.feed_forward_post_norm = vector(f.feed_forward_post_norm, net.width);
+      l.rope = f.rope, l.window = f.window;
+      layers.push_back(std::move(l));
+    }
+    norm = upload_vector(net.norm, net.width);
+    embedding = upload_matrices({net.embedding});
+    head = net.head.data == net.embedding.data && !net.synthetic ? embedding : upload_matrices({net.head});
+    for (const rope_facts& r : net.ropes) {
+      std::byte* p = place(static_cast<index_t>(r.frequency.size()) * 8);
+      check(cudaMemcpyAsync(p, r.frequency.data(), r.frequency.size() * 8, cudaMemcpyHostToDevice, context->stream()), "upload of frequencies");
+      frequencies.push_back(reinterpret_cast<const double*>(p));
+    }
+    context->wait();
+  }
+
+  /// Launches a kernel so that it is prepared while the ones before it run (see wait_for_inputs).
+  template <class... P, class... A>
+  void launch(const char* name, void (*kernel)(P...), dim3 grid, unsigned threads, index_t memory, const A&... arguments) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = static_cast<std::size_t>(memory), config.stream = context->stream();
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &early;
+    config.numAttrs = facts.capability >= 90 ? 1 : 0;
+    check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), name);
+  }
+
+  // ---- products
+
+  template <class In>
+  void stream_product(const device_matrix& w, const In* x, index_t tokens, float* y, index_t stride, bool add) {
+    const dim3 grid(static_cast<unsigned>((w.rows + 7) / 8));
+    const index_t bytes = row_bytes(w.type, w.columns);
+    with_dtype(w.type, [&]<dtype Type>() {
+      if (tokens == 1)
+        launch("multiply_few", multiply_few<Type, In, float, 1>, grid, 256, 0, w.data, bytes, static_cast<int>(w.columns), static_cast<int>(w.rows), x, 1, y, stride, add);
+      else
+        launch("multiply_few", multiply_few<Type, In, float, few_tokens>, grid, 256, 0, w.data, bytes, static_cast<int>(w.columns), static_cast<int>(w.rows), x, static_cast<int>(tokens), y, stride, add);
+    });
+  }
+
+  /// The matrices as numbers of type T: where they lie, or unpacked into scratch.
+  template <class T>
+  const T* unpacked(const stacked_matrices& w) {
+    constexpr dtype own = std::is_same_v<T, float> ? dtype::f32 : dtype::bf16;
+    if (w.parts.size() == 1 && w.parts[0].type == own) return reinterpret_cast<const T*>(w.parts[0].data);
+    scratch.need(context, w.rows * w.columns * static_cast<index_t>(sizeof(T)), "unpacked weights", less_context);
+    T* to = scratch.as<T>();
+    for (const device_matrix& part : w.parts) {
+      with_dtype(part.type, [&]<dtype Type>() {
+        launch("unpack_weights", unpack_weights<Type, T>, dim3(blocks_for(part.rows * part.columns)), 256, 0, part.data, row_bytes(part.type, part.columns), part.columns, part.rows * part.columns, to);
+      });
+      to += part.rows * part.columns;
+    }
+    return scratch.as<T>();
+  }
+
+  /// y [tokens, rows] (+)= x [tokens, columns] · Wᵀ.
+  template <class In, class Out>
+  void multiply(const stacked_matrices& w, const In* x, index_t tokens, Out* y, bool add) {
+    if constexpr (std::is_same_v<Out, float>) {
+      if (tokens <= few_tokens && w.columns % 8 == 0) {
+        for (const device_matrix& part : w.parts) {
+          stream_product(part, x, tokens, y, w.rows, add);
+          y += part.rows;
+        }
+        return;
+      }
+    }
+    const In* weights_of = unpacked<In>(w);
+    const float one = 1, other = add ? 1.0F : 0.0F;
+    constexpr cudaDataType_t in = std::is_same_v<In, float> ? CUDA_R_32F : CUDA_R_16BF, out = std::is_same_v<Out, float> ? CUDA_R_32F : CUDA_R_16BF;
+    const auto n = static_cast<int>(w.rows), k = static_cast<int>(w.columns);
+    check(cublasGemmEx(context->blas(), CUBLAS_OP_T, CUBLAS_OP_N, n, static_cast<int>(tokens), k, &one, weights_of, in, k, x, in, k, &other, y, out, n,
+                       std::is_same_v<In, float> ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+          "cublasGemmEx");
+  }
+
+  // ---- the tables of a request
+
+  struct tables {
+    const token_id* ids = nullptr;
+    const device_segment* segments = nullptr;
+    index_t segment_count = 0, tokens = 0, keys = 0;
+    index_t tile = 64;  ///< keys of a tile in Hopper's kernel
+    std::vector<const float*> cosine, sine;                ///< of the tokens, one a RoPE
+    std::vector<const float*> segment_cosine, segment_sine;  ///< of the segments' rotations, one a RoPE
+    /// The keys in pieces: for all tokens, and for the last ones alone in the last layer.
+    struct shares {
+      const work_item* items = nullptr;
+      const std::int32_t* begins = nullptr;
+      index_t splits = 1;
+    };
+    shares all, last;
+  };
+
+  /// Cuts the segments' keys into pieces of about the same size, one list for each split; cuts lie at multiples of tile_keys.
+  static void split_work(std::span<const segment> segments, index_t splits, std::vector<work_item>& items, std::vector<std::int32_t>& begins) {
+    index_t total = 0;
+    for (const segment& s : segments) total += s.tokens;
+    const index_t share = std::max<index_t>((total + splits - 1) / splits, 1);
+    begins.assign(1, 0);
+    index_t left = share;
+    for (std::size_t i = 0; i < segments.size(); ++i) {
+      for (index_t at = 0; at < segments[i].tokens;) {
+        index_t take = segments[i].tokens - at;
+        if (take > left + tile_keys / 2) take = std::max<index_t>((left + tile_keys / 2) / tile_keys * tile_keys, 0);
+        if (take > 0) items.push_back({static_cast<std::int32_t>(i), static_cast<std::int32_t>(at), static_cast<std::int32_t>(at + take), 0});
+        at += take;
+        left -= take;
+        if (left <= tile_keys / 2 && static_cast<index_t>(begins.size()) < splits) {
+          begins.push_back(static_cast<std::int32_t>(items.size()));
+          left += share;
+        }
+      }
+    }
+    while (static_cast<index_t>(begins.size()) <= splits) begins.push_back(static_cast<std::int32_t>(items.size()));
+  }
+
+  [[nodiscard]] index_t tile_rows(index_t rows) const { return rows <= 16 ? 16 : (rows <= 64 || net.head_dim > 128 ? 64 : 128); }
+
+  /// How many thread blocks share the keys of a row tile; a matter of sizes alone.
+  [[nodiscard]] index_t splits_for(index_t rows, index_t keys) const {
+    const index_t tiles = (rows + tile_rows(rows) - 1) / tile_rows(rows) * net.kv_heads;
+    const index_t wanted = 2 * facts.multiprocessors / tiles;
+    return std::clamp<index_t>(wanted, 1, std::clamp<index_t>(keys / 256, 1, 128));
+  }
+
+  /// The tile size that wastes least on the segments' ends: a turn costs about as much as 60 keys.
+  static index_t best_tile(std::span<const segment> segments) {
+    index_t best = 64, least = 0;
+    for (const index_t tile : {64, 80, 128}) {
+      index_t cost = 0;
+      for (const segment& s : segments) cost += (s.tokens + tile - 1) / tile * (tile + 60);
+      if (least == 0 || cost < least) least = cost, best = tile;
+    }
+    return best;
+  }
+
+  template <class T>
+  T* stage(const std::vector<T>& from, index_t& at) {
+    const index_t begin = (at + 15) / 16 * 16;
+    at = begin + static_cast<index_t>(from.size() * sizeof(T));
+    if (at > static_cast<index_t>(staged.size())) staged.resize(static_cast<std::size_t>(2 * at));
+    if (!from.empty()) std::memcpy(staged.data() + begin, from.data(), from.size() * sizeof(T));
+    return reinterpret_cast<T*>(begin);  // an offset still: the buffer may move
+  }
+
+  tables make_tables(std::span<const token_id> ids, index_t position, std::span<const segment> segments, std::span<const double> places, index_t last_rows) {
+    std::vector<device_segment> seen;
+    std::vector<double> rotations;
+    index_t keys = 0;
+    for (const segment& s : segments) {
+      const bool turned = s.rotation != 0;
+      seen.push_back({reinterpret_cast<const std::uint8_t*>(s.base), s.stride, s.first, static_cast<std::int32_t>(s.tokens), static_cast<std::int32_t>(s.position),
+                      turned ? static_cast<std::int32_t>(rotations.size()) : -1, 0});
+      if (turned) rotations.push_back(s.rotation);
+      keys += s.tokens;
+    }
+    tables t;
+    t.segment_count = static_cast<index_t>(segments.size()), t.tokens = static_cast<index_t>(ids.size());
+    t.keys = keys, t.tile = best_tile(segments);
+    const index_t group = net.heads / net.kv_heads;
+    t.all.splits = splits_for(static_cast<index_t>(ids.size()) * group, keys), t.last.splits = splits_for(last_rows * group, keys);
+    std::vector<work_item> items, last_items;
+    std::vector<std::int32_t> begins, last_begins;
+    split_work(segments, t.all.splits, items, begins);
+    split_work(segments, t.last.splits, last_items, last_begins);
+    index_t at = 0;
+    const auto id_at = reinterpret_cast<index_t>(stage(std::vector<token_id>(ids.begin(), ids.end()), at));
+    const auto segment_at = reinterpret_cast<index_t>(stage(seen, at)), rotation_at = reinterpret_cast<index_t>(stage(rotations, at));
+    const auto place_at = reinterpret_cast<index_t>(stage(std::vector<double>(places.begin(), places.end()), at));
+    const auto item_at = reinterpret_cast<index_t>(stage(items, at)), begin_at = reinterpret_cast<index_t>(stage(begins, at));
+    const auto last_item_at = reinterpret_cast<index_t>(stage(last_items, at)), last_begin_at = reinterpret_cast<index_t>(stage(last_begins, at));
+    request.need(context, at, "a request's tables", less_context);
+    check(cudaMemcpyAsync(request.as<std::byte>(), staged.data(), static_cast<std::size_t>(at), cudaMemcpyHostToDevice, context->stream()), "upload of a request");
+    const auto* base = request.as<std::byte>();
+    t.ids = reinterpret_cast<const token_id*>(base + id_at);
+    t.segments = reinterpret_cast<const device_segment*>(base + segment_at);
+    t.all.items = reinterpret_cast<const work_item*>(base + item_at), t.last.items = reinterpret_cast<const work_item*>(base + last_item_at);
+    t.all.begins = reinterpret_cast<const std::int32_t*>(base + begin_at), t.last.begins = reinterpret_cast<const std::int32_t*>(base + last_begin_at);
+    make_angle_tables(position, static_cast<index_t>(ids.size()), places.empty() ? nullptr : reinterpret_cast<const double*>(base + place_at), reinterpret_cast<const double*>(base + rotation_at),
+                      static_cast<index_t>(rotations.size()), t);
+    return t;
+  }
+
+  void make_angle_tables(index_t position, index_t tokens, const double* places, const double* rotations, index_t rotation_count, tables& t) {
+    index_t floats = 0;
+    for (const rope_facts& r : net.ropes) floats += (tokens + rotation_count) * r.channels;
+    angles.need(context, floats * 4, "angles", less_context);
+    float* to = angles.as<float>();
+    for (std::size_t i = 0; i < net.ropes.size(); ++i) {
+      const index_t pairs = net.ropes[i].channels / 2;
+      const auto make = [&](index_t count, const double* at, double magnitude, std::vector<const float*>& cosine, std::vector<const float*>& sine) {
+        cosine.push_back(to), sine.push_back(to + count * pairs);
+        if (count > 0)
+          launch("make_angles", make_angles, dim3(static_cast<unsigned>((count * pairs + 127) / 128)), 128, 0, frequencies[i], static_cast<int>(pairs), static_cast<double>(position), at, static_cast<int>(count), magnitude, to, to + count * pairs);
+        to += 2 * count * pairs;
+      };
+      make(tokens, places, net.ropes[i].magnitude, t.cosine, t.sine);
+      make(rotation_count, rotations, 1.0, t.segment_cosine, t.segment_sine);
+    }
+  }
+
+  // ---- attention
+
+  attend_arguments attention_arguments(const tables& t, index_t number, const device_layer& l, index_t tokens, index_t position) {
+    attend_arguments a;
+    a.row_stride = (net.heads + 2 * net.kv_heads) * net.head_dim;
+    a.queries = projected.as<float>();
+    a.out = attended.as<std::byte>();
+    a.tokens = static_cast<int>(tokens), a.heads = static_cast<int>(net.heads), a.kv_heads = static_cast<int>(net.kv_heads), a.head_dim = static_cast<int>(net.head_dim);
+    a.position = static_cast<int>(position);
+    a.scale = net.attention_scale, a.cap = net.attention_soft_cap, a.window = static_cast<int>(l.window);
+    if (l.rope >= 0) {
+      const auto rope = static_cast<std::size_t>(l.rope);
+      a.halves = net.ropes[rope].pairing == rope_pairing::halves;
+      a.channels = static_cast<int>(net.ropes[rope].channels);
+      a.cosine = t.segment_cosine[rope], a.sine = t.segment_sine[rope];
+    }
+    a.segments = t.segments, a.segment_count = static_cast<int>(t.segment_count);
+    a.layer = static_cast<int>(number);
+    a.row_bytes[0] = row_bytes(options.kv.keys, net.head_dim), a.row_bytes[1] = row_bytes(options.kv.values, net.head_dim);
+    a.kv[0] = options.kv.keys, a.kv[1] = options.kv.values;
+    const tables::shares& share = tokens == t.tokens ? t.all : t.last;
+    a.items = share.items, a.split_begin = share.begins, a.splits = static_cast<int>(share.splits);
+    return a;
+  }
+
+  void need_parts(attend_arguments& a, int rows) {
+    if (a.splits == 1) return;
+    partial.need(context, static_cast<index_t>(a.splits) * a.kv_heads * rows * (a.head_dim + 2) * 4, "attention's parts", less_context);
+    a.partial = partial.as<float>();
+  }
+
+  template <class T>
+  void join_parts(const attend_arguments& a, int rows) {
+    if (a.splits == 1) return;
+    launch("merge_splits", merge_splits<T>, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(a.kv_heads)), static_cast<unsigned>(a.head_dim), 0, a, rows);
+  }
+
+  template <class T, int Dh, int Units, bool Shared>
+  void launch_tiles(attend_arguments& a) {
+    constexpr int memory = tile_memory<Dh, Units, Shared>();
+    static const cudaError_t raised = cudaFuncSetAttribute(attend_tiles<T, Dh, Units, Shared>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
+    check(raised, "shared memory of attend_tiles");
+    const int rows = a.tokens * (a.heads / a.kv_heads), per_tile = Shared ? 16 : 64 * Units;
+    need_parts(a, rows);
+    const dim3 grid(static_cast<unsigned>((rows + per_tile - 1) / per_tile), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
+    launch("attend_tiles", attend_tiles<T, Dh, Units, Shared>, grid, tile_threads, memory, a);
+    join_parts<bf16>(a, rows);
+  }
+
+  template <class T, int Dh>
+  void launch_tiles_of(attend_arguments& a) {
+    const index_t rows = tile_rows(static_cast<index_t>(a.tokens) * a.heads / a.kv_heads);
+    if (rows == 16) return launch_tiles<T, Dh, 1, true>(a);
+    if constexpr (Dh <= 128) {
+      if (rows == 128) return launch_tiles<T, Dh, 2, false>(a);
+    }
+    launch_tiles<T, Dh, 1, false>(a);
+  }
+
+  template <int Dh, int Keys>
+  void launch_groups(attend_arguments& a) {
+    a.cap > 0 ? launch_groups_of<Dh, Keys, true>(a) : launch_groups_of<Dh, Keys, false>(a);
+  }
+
+  template <int Dh, int Keys, bool Capped>
+  void launch_groups_of(attend_arguments& a) {
+    constexpr int memory = group_memory<Dh, Keys>();
+    static const cudaError_t raised = cudaFuncSetAttribute(attend_groups<Dh, Keys, Capped>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
+    check(raised, "shared memory of attend_groups");
+    const int rows = a.tokens * (a.heads / a.kv_heads);
+    need_parts(a, rows);
+    const dim3 grid(static_cast<unsigned>((rows + group_rows - 1) / group_rows), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
+    launch("attend_groups", attend_groups<Dh, Keys, Capped>, grid, group_threads, memory, a);
+    join_parts<bf16>(a, rows);
+  }
+
+  /// Hopper's kernel, where the device has its instructions and the rows fill its tiles. False if another one must do it.
+  bool attend_by_groups(attend_arguments& a, index_t tile) {
+    const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads;
+    const bool whole = a.channels == 0 || a.channels == a.head_dim;
+    if (facts.capability != 90 || rows <= 64 || !whole) return false;
+    if (a.head_dim == 128 && tile == 128) launch_groups<128, 128>(a);
+    else if (a.head_dim == 128 && tile == 80) launch_groups<128, 80>(a);
+    else if (a.head_dim == 128) launch_groups<128, 64>(a);
+    else if (a.head_dim == 64 && tile == 128) launch_groups<64, 128>(a);
+    else if (a.head_dim == 64 && tile == 80) launch_groups<64, 80>(a);
+    else if (a.head_dim == 64) launch_groups<64, 64>(a);
+    else return false;
+    return true;
+  }
+
+  template <class T>
+  bool attend_by_tiles(attend_arguments& a) {
+    if (a.head_dim == 64) launch_tiles_of<T, 64>(a);
+    else if (a.head_dim == 128) launch_tiles_of<T, 128>(a);
+    else if (a.head_dim == 256) launch_tiles_of<T, 256>(a);
+    else return false;
+    return true;
+  }
+
+  /// Tensor cores take half precision, bfloat16 and what is unpacked to it.
+  template <class T>
+  void attend(attend_arguments& a, const tables& t) {
+    const auto takes = [&](dtype other) { return (options.kv.keys == dtype::bf16 || options.kv.keys == other) && (options.kv.values == dtype::bf16 || options.kv.values == other); };
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (facts.capability >= 80) {
+        if (takes(dtype::q8_0) || takes(dtype::q4_0)) {
+          if (attend_by_groups(a, t.tile) || attend_by_tiles<bf16>(a)) return;
+        } else if (options.kv == kv_types(dtype::f16) && attend_by_tiles<__half>(a)) {
+          return;
+        }
+      }
+    }
+    const auto memory = static_cast<std::size_t>((plain_warps * (a.head_dim + 2) + a.head_dim) * 4);
+    launch("attend_plain", attend_plain<T>, dim3(static_cast<unsigned>(a.tokens), static_cast<unsigned>(a.heads)), 32 * plain_warps, memory, a);
+  }
+
+  // ---- layers
+
+  template <class T>
+  void normed(const float* from, const float* weight, index_t tokens, T* to) {
+    if (weight != nullptr)
+      launch("rms_norm", rms_norm<T>, dim3(static_cast<unsigned>(tokens)), 256, 0, from, weight, static_cast<int>(net.width), net.norm_epsilon, to);
+    else
+      launch("convert", convert<T>, dim3(blocks_for(tokens * net.width)), 256, 0, from, tokens * net.width, to);
+  }
+
+  /// x += y · Wᵀ, normed first where the family does that.
+  template <class T>
+  void add_product(const stacked_matrices& w, const T* from, index_t tokens, const float* post_norm, float* to) {
+    if (post_norm == nullptr) return multiply<T, float>(w, from, tokens, to, true);
+    multiply<T, float>(w, from, tokens, added.as<float>(), false);
+    launch("add_normed", add_normed, dim3(static_cast<unsigned>(tokens)), 256, 0, to, added.as<float>(), post_norm, static_cast<int>(net.width), net.norm_epsilon);
+  }
+
+  void place(const tables& t, const device_layer& l, index_t number, index_t tokens, const forward_run& run, index_t tail_first) {
+    head_arguments h;
+    h.projected = projected.as<float>();
+    h.heads = static_cast<int>(net.heads), h.kv_heads = static_cast<int>(net.kv_heads), h.head_dim = static_cast<int>(net.head_dim);
+    h.query_bias = l.query_bias, h.key_bias = l.key_bias, h.value_bias = l.value_bias, h.query_norm = l.query_norm, h.key_norm = l.key_norm;
+    h.norm_whole = net.norm_whole, h.epsilon = net.norm_epsilon;
+    if (l.rope >= 0) {
+      const auto rope = static_cast<std::size_t>(l.rope);
+      h.cosine = t.cosine[rope], h.sine = t.sine[rope];
+      h.channels = static_cast<int>(net.ropes[rope].channels), h.halves = net.ropes[rope].pairing == rope_pairing::halves;
+    }
+    h.key_row_bytes = row_bytes(options.kv.keys, net.head_dim), h.value_row_bytes = row_bytes(options.kv.values, net.head_dim);
+    h.key_type = options.kv.keys, h.value_type = options.kv.values;
+    h.stride = run.tail_stride, h.first = tail_first;
+    const index_t rows = net.kv_heads * run.tail_stride;
+    h.keys = reinterpret_cast<std::uint8_t*>(run.tail) + number * rows * (h.key_row_bytes + h.value_row_bytes);
+    h.values = h.keys + rows * h.key_row_bytes;
+    constexpr unsigned warps = 8;
+    const unsigned groups_of_heads = net.norm_whole ? 1 : static_cast<unsigned>((net.heads + 2 * net.kv_heads + warps - 1) / warps);
+    launch("place_heads", place_heads, dim3(static_cast<unsigned>(tokens), groups_of_heads), 32 * warps, static_cast<std::size_t>(warps * net.head_dim * 4), h);
+  }
+
+  template <class T>
+  void feed_forward(const device_layer& l, float* at, index_t tokens) {
+    normed<T>(at, l.feed_forward_norm, tokens, narrow.as<T>());
+    const index_t count = tokens * net.feed_forward;
+    if (tokens <= few_tokens || std::is_same_v<T, float>) {
+      multiply<T, float>(l.gate_up, narrow.as<T>(), tokens, both.as<float>(), false);
+      launch("gate_and_up", gate_and_up<float, T>, dim3(blocks_for(count / 8)), 256, 0, both.as<float>(), net.feed_forward, count, net.gelu, gated.as<T>());
+    } else {
+      multiply<T, T>(l.gate_up, narrow.as<T>(), tokens, both.as<T>(), false);
+      launch("gate_and_up", gate_and_up<T, T>, dim3(blocks_for(count / 8)), 256, 0, both.as<T>(), net.feed_forward, count, net.gelu, gated.as<T>());
+    }
+    add_product<T>(l.down, gated.as<T>(), tokens, l.feed_forward_post_norm, at);
+  }
+
+  template <class T>
+  void need_workspace(index_t tokens) {
+    constexpr auto size = static_cast<index_t>(sizeof(T));
+    const char* what = "a prompt's intermediate values";
+    x.need(context, tokens * net.width * 4, what, less_context);
+    added.need(context, tokens * net.width * 4, what, less_context);
+    narrow.need(context, tokens * net.width * size, what, less_context);
+    projected.need(context, tokens * (net.heads + 2 * net.kv_heads) * net.head_dim * 4, what, less_context);
+    attended.need(context, tokens * net.heads * net.head_dim * size, what, less_context);
+    both.need(context, tokens * 2 * net.feed_forward * (tokens <= few_tokens ? 4 : size), what, less_context);
+    gated.need(context, tokens * net.feed_forward * size, what, less_context);
+  }
+
+  /// One chunk through all layers; the last `rows` hidden states go to `hidden` on the device.
+  template <class T>
+  void forward_chunk(std::span<const token_id> ids, index_t position, std::span<const segment> segments, const forward_run& run, index_t tail_first, index_t rows) {
+    const auto tokens = static_cast<index_t>(ids.size());
+    need_workspace<T>(tokens);
+    const tables t = make_tables(ids, position, segments, run.rotations.empty() ? run.rotations : run.rotations.subspan(static_cast<std::size_t>(position - run.position), ids.size()), std::max<index_t>(rows, 1));
+    const device_matrix& e = embedding.parts[0];
+    with_dtype(e.type, [&]<dtype Type>() {
+      launch("embed_tokens", embed_tokens<Type>, dim3(static_cast<unsigned>(tokens)), 256, 0, e.data, row_bytes(e.type, e.columns), static_cast<int>(net.width), t.ids, net.embedding_scale, x.as<float>());
+    });
+    const auto count = static_cast<index_t>(layers.size());
+    for (index_t n = 0; n < count; ++n) {
+      const device_layer& l = layers[static_cast<std::size_t>(n)];
+      normed<T>(x.as<float>(), l.attention_norm, tokens, narrow.as<T>());
+      multiply<T, float>(l.query_key_value, narrow.as<T>(), tokens, projected.as<float>(), false);
+      place(t, l, n, tokens, run, tail_first);
+      const index_t kept = n + 1 == count ? rows : tokens;  // the last layer's keys are written; only the wanted rows go on
+      if (kept == 0) break;
+      const index_t skipped = tokens - kept;
+      attend_arguments a = attention_arguments(t, n, l, kept, position + skipped);
+      a.queries += skipped * a.row_stride;
+      attend<T>(a, t);
+      float* at = x.as<float>() + skipped * net.width;
+      add_product<T>(l.output, attended.as<T>(), kept, l.attention_post_norm, at);
+      feed_forward<T>(l, at, kept);
+    }
+    if (rows > 0) {
+      hidden.need(context, rows * net.width * 4, "hidden states", less_context);
+      launch("rms_norm", rms_norm<float>, dim3(static_cast<unsigned>(rows)), 256, 0, x.as<float>() + (tokens - rows) * net.width, norm, static_cast<int>(net.width), net.norm_epsilon, hidden.as<float>());
+    }
+  }
+
+  void forward(const forward_run& run, float* out) {
+    const auto total = static_cast<index_t>(run.ids.size());
+    const std::lock_guard lock(mutex);
+    context->use();
+    for (index_t first = 0; first < total; first += chunk_tokens) {
+      const index_t tokens = std::min(chunk_tokens, total - first), end = first + tokens;
+      const index_t rows = std::clamp<index_t>(end - (total - run.rows), 0, tokens);
+      const std::vector<segment> seen = segments_until(run, run.position + end);
+      const auto ids = run.ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(tokens));
+      if (options.kind == arithmetic::f32)
+        forward_chunk<float>(ids, run.position + first, seen, run, run.tail_first + first, rows);
+      else
+        forward_chunk<bf16>(ids, run.position + first, seen, run, run.tail_first + first, rows);
+      if (rows == 0) continue;
+      check(cudaMemcpyAsync(out, hidden.as<float>(), static_cast<std::size_t>(rows * net.width) * 4, cudaMemcpyDeviceToHost, context->stream()), "download of hidden states");
+      out += rows * net.width;
+      context->wait();
+    }
+    context->wait();
+  }
+
+  /// The segments without what lies at `end` and after: keys of later chunks aren't written yet.
+  static std::vector<segment> segments_until(const forward_run& run, index_t end) {
+    std::vector<segment> seen;
+    for (segment s : run.segments) {
+      s.tokens = std::min(s.tokens, end - s.position);
+      if (s.tokens > 0) seen.push_back(s);
+    }
+    return seen;
+  }
+
+  void project(const float* from, index_t rows, float* out) {
+    const std::lock_guard lock(mutex);
+    context->use();
+    hidden.need(context, rows * net.width * 4, "hidden states", less_context);
+    logits.need(context, rows * net.vocabulary * 4, "logits", less_context);
+    check(cudaMemcpyAsync(hidden.as<float>(), from, static_cast<std::size_t>(rows * net.width) * 4, cudaMemcpyHostToDevice, context->stream()), "upload of hidden states");
+    if (rows <= few_tokens || options.kind == arithmetic::f32) {
+      multiply<float, float>(head, hidden.as<float>(), rows, logits.as<float>(), false);
+    } else {
+      narrow.need(context, rows * net.width * 2, "hidden states", less_context);
+      launch("convert", convert<bf16>, dim3(blocks_for(rows * net.width)), 256, 0, hidden.as<float>(), rows * net.width, narrow.as<bf16>());
+      multiply<bf16, float>(head, narrow.as<bf16>(), rows, logits.as<float>(), false);
+    }
+    const index_t count = rows * net.vocabulary;
+    if (net.logit_soft_cap > 0) launch("cap_values", cap_values, dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0, logits.as<float>(), count, net.logit_soft_cap);
+    check(cudaMemcpyAsync(out, logits.as<float>(), static_cast<std::size_t>(count) * 4, cudaMemcpyDeviceToHost, context->stream()), "download of logits");
+    context->wait();
+  }
+
+  engine_options options;
+  network_facts net;
+  device_facts facts;
+  std::shared_ptr<device_context> context;
+  std::vector<std::shared_ptr<std::byte>> weights;
+  index_t weight_bytes = 0, count_of_layers = 0;
+  std::shared_ptr<std::atomic<index_t>> kv_bytes = std::make_shared<std::atomic<index_t>>(0);
+  std::uint64_t seed = 1;
+  std::vector<device_layer> layers;
+  stacked_matrices embedding, head;
+  const float* norm = nullptr;
+  std::vector<const double*> frequencies;
+  std::vector<std::byte> staged;
+  device_buffer x, added, narrow, projected, attended, both, gated, hidden, logits, scratch, request, angles, partial;
+  std::mutex mutex;
+};
+
+engine::engine(const network_facts& network, const engine_options& options) : state_(std::make_unique<state>(network, options)) {}
+engine::~engine() = default;
+
+std::shared_ptr<std::byte> engine::allocate(index_t bytes) {
+  std::byte* p = state_->context->allocate(bytes, "keys and values", less_context);
+  *state_->kv_bytes += bytes;
+  return {p, [context = state_->context, counter = state_->kv_bytes, bytes](std::byte* q) {
+            context->free(q);
+            *counter -= bytes;
+          }};
+}
+
+std::shared_ptr<std::byte> engine::allocate_pinned(index_t bytes) {
+  state_->context->use();
+  void* p = nullptr;
+  check(cudaMallocHost(&p, static_cast<std::size_t>(bytes)), "cudaMallocHost");
+  return {static_cast<std::byte*>(p), [](std::byte* q) { (void)cudaFreeHost(q); }};
+}
+
+void engine::copy(std::byte* to, index_t to_step, const std::byte* from, index_t from_step, index_t bytes, index_t count, direction way) {
+  if (bytes == 0 || count == 0) return;
+  state_->context->use();
+  const cudaMemcpyKind kind = way == direction::to_device ? cudaMemcpyHostToDevice : (way == direction::to_host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice);
+  if (count == 1)
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, state_->context->stream()), "copy of keys and values");
+  else
+    check(cudaMemcpy2DAsync(to, static_cast<std::size_t>(to_step), from, static_cast<std::size_t>(from_step), static_cast<std::size_t>(bytes), static_cast<std::size_t>(count), kind,
+                          state_->context->stream()),
+        "copy of keys and values");
+  if (way != direction::on_device) state_->context->wait();
+}
+
+void engine::forward(const forward_run& run, float* hidden) { state_->forward(run, hidden); }
+void engine::project(const float* hidden, index_t rows, float* logits) { state_->project(hidden, rows, logits); }
+const device_facts& engine::device() const { return state_->facts; }
+
+memory_use engine::memory() const {
+  const state& s = *state_;
+  memory_use use{s.weight_bytes, 0, *s.kv_bytes, 0, 0};
+  for (const device_buffer* b : {&s.x, &s.added, &s.narrow, &s.projected, &s.attended, &s.both, &s.gated, &s.hidden, &s.logits, &s.scratch, &s.request, &s.angles, &s.partial})
+    use.workspace += b->bytes();
+  std::size_t free = 0, total = 0;
+  (void)cudaMemGetInfo(&free, &total);
+  use.free = static_cast<index_t>(free), use.total = static_cast<index_t>(total);
+  return use;
+}
+
+device_report find_devices() {
+  device_report report;
+  (void)cudaDriverGetVersion(&report.driver);
+  (void)cudaRuntimeGetVersion(&report.runtime);
+  int count = 0;
+  if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess) {
+    (void)cudaGetLastError();
+    report.problem = report.driver == 0 ? "no NVIDIA driver was found" : cat(cudaGetErrorString(status), " (driver for CUDA ", report.driver, ", library ", report.runtime, ")");
+    return report;
+  }
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp p;
+    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+    device_facts d{i, p.name, 10 * p.major + p.minor, p.multiProcessorCount, static_cast<index_t>(p.totalGlobalMem), 0};
+    report.devices.push_back(d);
+  }
+  if (report.devices.empty()) report.problem = "the driver shows no device";
+  return report;
+}
+
+}  // namespace blockattn::inline v0::cuda

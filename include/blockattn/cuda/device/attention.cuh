@@ -1,0 +1,178 @@
+// What the attention kernels share, and the plain one: float32, every KV type, any head size; a warp a key.
+//
+// A query row is a token with one head. Cached keys are read where they lie; for each segment the query, which is rotated at its own position p, is
+// rotated back by the segment's offset o: <R(p) q, R(o) k> = <R(-o) R(p) q, k>.
+#pragma once
+
+#include "blockattn/cuda/device/numbers.cuh"
+
+namespace blockattn::inline v0::cuda::detail {
+
+/// A segment on the device: cuda::segment without what differs by layer.
+struct device_segment {
+  const std::uint8_t* base;
+  std::int64_t stride, first;
+  std::int32_t tokens, position;
+  std::int32_t rotation;  ///< row of the angle tables, -1: none
+  std::int32_t pad;
+};
+
+/// Keys [begin, end) of a segment: a piece of a split's work.
+struct work_item {
+  std::int32_t segment, begin, end, pad;
+};
+
+struct attend_arguments {
+  const float* queries = nullptr;  ///< [T, row_stride]
+  std::int64_t row_stride = 0;
+  void* out = nullptr;  ///< [T, H * Dh]
+  int tokens = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  int position = 0;  ///< of token 0
+  float scale = 1, cap = 0;
+  int window = 0;
+  bool halves = false;
+  int channels = 0;                                 ///< that RoPE turns; 0: none
+  const float *cosine = nullptr, *sine = nullptr;  ///< [rotations, channels / 2]
+  const device_segment* segments = nullptr;
+  int segment_count = 0;
+  int layer = 0;
+  std::int64_t row_bytes[2] = {0, 0};  ///< of a key, of a value
+  dtype kv[2] = {dtype::bf16, dtype::bf16};
+  // of the tiled kernel: split s does items [split_begin[s], split_begin[s + 1])
+  const work_item* items = nullptr;
+  const std::int32_t* split_begin = nullptr;
+  int splits = 1;
+  float* partial = nullptr;  ///< [splits, Hkv, rows, Dh + 2]: sums, maximum, total; if splits > 1
+};
+
+/// Row `t` of keys (half 0) or values (half 1) of a KV head.
+__device__ inline const std::uint8_t* kv_row(const attend_arguments& a, const device_segment& s, int half, int head, int t) {
+  const std::int64_t rows = a.kv_heads * s.stride;
+  const std::int64_t layer = a.layer * rows * (a.row_bytes[0] + a.row_bytes[1]) + (half == 0 ? 0 : rows * a.row_bytes[0]);
+  return s.base + layer + (head * s.stride + s.first + t) * a.row_bytes[half];
+}
+
+__device__ inline float kv_value(dtype type, const std::uint8_t* row, int c) {
+  if (type == dtype::f32) return reinterpret_cast<const float*>(row)[c];
+  if (type == dtype::f16) return __half2float(reinterpret_cast<const __half*>(row)[c]);
+  if (type == dtype::bf16) return __bfloat162float(reinterpret_cast<const bf16*>(row)[c]);
+  if (type == dtype::q8_0) return decode_value<dtype::q8_0>(row + c / 32 * 34, c % 32);
+  return decode_value<dtype::q4_0>(row + c / 32 * 18, c % 32);
+}
+
+/// Channels 8 * chunk, … of a quantised row as four pairs of T.
+template <class T>
+__device__ inline void unpack_chunk(dtype type, const std::uint8_t* row, int chunk, std::uint32_t (&packed)[4]) {
+  if (type == dtype::q8_0) {
+    const std::uint8_t* block = row + chunk / 4 * 34;
+    const float d = __half2float(*reinterpret_cast<const __half*>(block));
+    const auto* quants = reinterpret_cast<const std::uint16_t*>(block + 2 + chunk % 4 * 8);
+#pragma unroll
+    for (int p = 0; p < 4; ++p)
+      packed[p] = pair_of<T>(d * static_cast<float>(static_cast<std::int8_t>(quants[p])), d * static_cast<float>(static_cast<std::int8_t>(quants[p] >> 8)));
+    return;
+  }
+  const std::uint8_t* block = row + chunk / 4 * 18;  // q4_0: the chunk is the low or the high nibbles of eight bytes
+  const float d = __half2float(*reinterpret_cast<const __half*>(block));
+  const int shift = chunk % 4 < 2 ? 0 : 4;
+#pragma unroll
+  for (int p = 0; p < 4; ++p) {
+    const std::uint32_t two = *reinterpret_cast<const std::uint16_t*>(block + 2 + chunk % 2 * 8 + 2 * p) >> shift;
+    packed[p] = pair_of<T>(d * static_cast<float>(static_cast<int>(two & 15) - 8), d * static_cast<float>(static_cast<int>(two >> 8 & 15) - 8));
+  }
+}
+
+/// Whether a type is copied to shared memory as it lies.
+__device__ inline bool is_narrow(dtype type) { return type == dtype::bf16 || type == dtype::f16; }
+
+/// Channel c of a query head, rotated back by the segment's offset.
+__device__ inline float turned_channel(const attend_arguments& a, const device_segment& s, const float* q, int c) {
+  if (s.rotation < 0 || c >= a.channels) return q[c];
+  const int pairs = a.channels / 2;
+  const bool low = a.halves ? c < pairs : c % 2 == 0;
+  const int i = a.halves ? c % pairs : c / 2;
+  const float partner = q[a.halves ? (low ? c + pairs : c - pairs) : (low ? c + 1 : c - 1)];
+  const float cosine = a.cosine[static_cast<std::int64_t>(s.rotation) * pairs + i], sine = a.sine[static_cast<std::int64_t>(s.rotation) * pairs + i];
+  return low ? q[c] * cosine + partner * sine : q[c] * cosine - partner * sine;
+}
+
+inline constexpr int plain_warps = 4;
+
+/// Merges the warps' softmax states and writes the head. shared: [warps, Dh + 2].
+template <class Out>
+__device__ inline void merge_warps(float* shared, int head_dim, Out* out) {
+  const int step = head_dim + 2;
+  float top = -INFINITY;
+  for (int w = 0; w < plain_warps; ++w) top = fmaxf(top, shared[w * step + head_dim]);
+  for (int c = static_cast<int>(threadIdx.x); c < head_dim; c += static_cast<int>(blockDim.x)) {
+    float sum = 0, total = 0;
+    for (int w = 0; w < plain_warps; ++w) {
+      const float weight = expf(shared[w * step + head_dim] - top);
+      sum += shared[w * step + c] * weight;
+      total += shared[w * step + head_dim + 1] * weight;
+    }
+    out[c] = from_float<Out>(sum / total);
+  }
+}
+
+/// One thread block a token and head; head_dim <= 256. Shared memory: (warps * (Dh + 2) + Dh) floats.
+template <class Out>
+__global__ void __launch_bounds__(32 * plain_warps) attend_plain(attend_arguments a) {
+  extern __shared__ float memory[];
+  wait_for_inputs();
+  const int token = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y), kv_head = head / (a.heads / a.kv_heads);
+  const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  float* turned = memory + plain_warps * (a.head_dim + 2);
+  const float* q = a.queries + token * a.row_stride + head * a.head_dim;
+  const int own = a.position + token;
+  float sums[8] = {};
+  float top = -INFINITY, total = 0;
+  for (int i = 0; i < a.segment_count; ++i) {
+    const device_segment s = a.segments[i];
+    const int end = min(s.tokens, own - s.position + 1);
+    const int begin = a.window > 0 ? max(0, own - a.window + 1 - s.position) : 0;
+    if (begin >= end) continue;
+    __syncthreads();
+    for (int c = static_cast<int>(threadIdx.x); c < a.head_dim; c += static_cast<int>(blockDim.x)) turned[c] = turned_channel(a, s, q, c) * a.scale;
+    __syncthreads();
+    for (int k = begin + warp; k < end; k += plain_warps) {
+      const std::uint8_t* key = kv_row(a, s, 0, kv_head, k);
+      float score = 0;
+      for (int c = lane; c < a.head_dim; c += 32) score += turned[c] * kv_value(a.kv[0], key, c);
+      score = warp_sum(score);
+      if (a.cap > 0) score = a.cap * tanhf(score / a.cap);
+      const float higher = fmaxf(top, score);
+      const float shrink = expf(top - higher), p = expf(score - higher);
+      total = total * shrink + p;
+      top = higher;
+      const std::uint8_t* value = kv_row(a, s, 1, kv_head, k);
+      for (int c = lane, n = 0; c < a.head_dim; c += 32, ++n) sums[n] = sums[n] * shrink + p * kv_value(a.kv[1], value, c);
+    }
+  }
+  float* mine = memory + warp * (a.head_dim + 2);
+  for (int c = lane, n = 0; c < a.head_dim; c += 32, ++n) mine[c] = sums[n];
+  if (lane == 0) mine[a.head_dim] = top, mine[a.head_dim + 1] = total;
+  __syncthreads();
+  merge_warps(memory, a.head_dim, static_cast<Out*>(a.out) + (static_cast<std::int64_t>(token) * a.heads + head) * a.head_dim);
+}
+
+/// Merges the splits of the tiled kernel: one thread block a row (y: KV head), Dh threads.
+template <class Out>
+__global__ void merge_splits(attend_arguments a, int rows) {
+  wait_for_inputs();
+  const int row = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y), c = static_cast<int>(threadIdx.x);
+  const int group = a.heads / a.kv_heads;
+  const std::int64_t step = static_cast<std::int64_t>(a.kv_heads) * rows * (a.head_dim + 2);
+  const float* p = a.partial + (static_cast<std::int64_t>(kv_head) * rows + row) * (a.head_dim + 2);
+  float top = -INFINITY;
+  for (int s = 0; s < a.splits; ++s) top = fmaxf(top, p[s * step + a.head_dim]);
+  float sum = 0, total = 0;
+  for (int s = 0; s < a.splits; ++s) {
+    const float weight = exp2f(p[s * step + a.head_dim] - top);
+    sum += p[s * step + c] * weight;
+    total += p[s * step + a.head_dim + 1] * weight;
+  }
+  static_cast<Out*>(a.out)[(static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * a.head_dim + c] = from_float<Out>(sum / total);
+}
+
+}  // namespace blockattn::inline v0::cuda::detail

@@ -1,0 +1,112 @@
+// A decoder whose weights, keys and values lie on a GPU. Included where BLOCKATTN_CUDA is defined; links to blockattn::cuda.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "blockattn/cuda/engine.hpp"
+#include "blockattn/model/cuda_network.hpp"
+#include "blockattn/model/transformer.hpp"
+
+namespace blockattn::inline v0 {
+
+class cuda_decoder final : public decoder {
+ public:
+  /// As transformer's constructor, and uploads the weights; throws cuda_error too. The file isn't needed afterwards.
+  template <model_family Family>
+  cuda_decoder(Family, const checkpoint& file, std::vector<applied_adapter> adapters, index_t context, const cuda::engine_options& options)
+      : config_(read_config(file, Family::facts, context)) {
+    const model_weights weights = read_weights(file, config_, Family::facts, std::move(adapters));
+    config_.vocabulary = weights.embedding.rows;
+    engine_ = std::make_shared<cuda::engine>(describe_network(config_, weights, Family::facts).facts, options);
+  }
+
+  [[nodiscard]] const model_config& config() const override { return config_; }
+  [[nodiscard]] kv_memory* memory() const override { return engine_.get(); }
+  [[nodiscard]] cuda::engine& engine() const { return *engine_; }
+
+  using decoder::forward;
+  /// One run after the other: on a GPU, a block of a passage's size fills the device. compute's kernels play no role.
+  std::vector<matrix> forward(std::span<const forward_run> runs, const compute_options&, const forward_control& control) const override {
+    std::vector<matrix> hidden;
+    index_t total = 0, done = 0;
+    for (const forward_run& run : runs) {
+      check_ids(run.request.ids);
+      total += static_cast<index_t>(run.request.ids.size());
+    }
+    for (std::size_t r = 0; r < runs.size(); ++r) {
+      const index_t kept = runs[r].tail->tokens();
+      try {
+        hidden.push_back(forward_one(runs[r], control, done, total));
+      } catch (...) {
+        runs[r].tail->truncate(kept);
+        throw;
+      }
+      if (control.finished) control.finished(r);
+    }
+    return hidden;
+  }
+
+  void project(const float* hidden, index_t rows, float* logits, const compute_options&) const override { engine_->project(hidden, rows, logits); }
+
+ private:
+  static constexpr index_t chunk = 4096;  ///< tokens between two looks at the caller's cancellation
+
+  matrix forward_one(const forward_run& run, const forward_control& control, index_t& done, index_t total) const {
+    const forward_request& request = run.request;
+    const auto tokens = static_cast<index_t>(request.ids.size());
+    matrix hidden(request.rows == hidden_rows::all ? tokens : (request.rows == hidden_rows::last && tokens > 0 ? 1 : 0), config_.width);
+    run.tail->reserve(tokens);
+    for (index_t first = 0; first < tokens; first += chunk) {
+      check(control, done, total);
+      const index_t count = std::min(chunk, tokens - first);
+      const index_t rows = request.rows == hidden_rows::all ? count : (first + count == tokens ? hidden.rows() : 0);
+      const index_t tail_first = run.tail->tokens();
+      run.tail->append(count, request.position + first);
+      const std::vector<cuda::segment> segments = segments_of(run);
+      cuda::forward_run part;
+      part.ids = request.ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+      part.position = request.position + first;
+      part.segments = segments;
+      part.tail = run.tail->data(), part.tail_stride = run.tail->capacity(), part.tail_first = tail_first;
+      part.rows = rows;
+      if (!request.rotations.empty()) part.rotations = request.rotations.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+      engine_->forward(part, hidden.data() + (request.rows == hidden_rows::all ? first * config_.width : 0));
+      done += count;
+    }
+    check(control, done, total);
+    return hidden;
+  }
+
+  /// The placed blocks, then the tail's pieces.
+  static std::vector<cuda::segment> segments_of(const forward_run& run) {
+    std::vector<cuda::segment> segments;
+    for (const placed_block& b : run.request.context) {
+      if (b.block->memory() == nullptr) throw argument_error("[cuda] a block in host memory can't be attended to on a GPU; encode it with this model");
+      segments.push_back({b.block->data(), b.block->tokens(), 0, b.block->tokens(), b.lacks(), b.offset});
+    }
+    run.tail->for_each_piece([&](index_t first, index_t count, index_t position) {
+      segments.push_back({run.tail->data(), run.tail->capacity(), first, count, 0, position});
+    });
+    return segments;
+  }
+
+  static void check(const forward_control& control, index_t done, index_t total) {
+    if (control.cancelled && control.cancelled()) throw cancelled_error("[model] cancelled by the caller");
+    if (control.progress && !control.progress(done, total)) throw cancelled_error("[model] cancelled by the progress callback");
+  }
+
+  void check_ids(std::span<const token_id> ids) const {
+    for (std::size_t t = 0; t < ids.size(); ++t)
+      if (ids[t] < 0 || ids[t] >= config_.vocabulary)
+        throw argument_error(cat("[model] token ", ids[t], " at ", t, "; allowed: 0 to ", config_.vocabulary - 1));
+  }
+
+  model_config config_;
+  std::shared_ptr<cuda::engine> engine_;
+};
+
+}  // namespace blockattn::inline v0
