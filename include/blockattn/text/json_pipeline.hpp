@@ -17,6 +17,7 @@
 
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/json.hpp"
+#include "blockattn/io/gguf_format.hpp"
 #include "blockattn/text/charsmap.hpp"
 #include "blockattn/text/oniguruma.hpp"
 #include "blockattn/text/pre_tokenizer_kinds.hpp"
