@@ -74,6 +74,17 @@ void add_ttft(CLI::App& app, ttft_options& options) {
   app.add_flag("--cold", options.cold, "Time prompts with nothing cached, too");
 }
 
+void add_quality(CLI::App& app, quality_options& options) {
+  app.add_option("--text", options.text, "Text that is predicted")->required()->type_name("FILE");
+  app.add_option("--types", options.types, "Types of keys and values, each TYPE or KEYS:VALUES")->delimiter(',')->capture_default_str();
+  app.add_option("--context", options.context, "Tokens before the scored ones, in passages")
+      ->check(CLI::Range(0, most_tokens))
+      ->capture_default_str();
+  app.add_option("--passage", options.passage, "Tokens of a passage")->check(CLI::Range(1, most_tokens))->capture_default_str();
+  app.add_option("--scored", options.scored, "Tokens of the final block")->check(CLI::Range(2, most_tokens))->capture_default_str();
+  app.add_option("--prompts", options.prompts, "At most so many prompts")->check(CLI::Range(1, 100000))->capture_default_str();
+}
+
 blockattn::model open_model(const bench_options& options) {
   blockattn::load_options load;
   load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;

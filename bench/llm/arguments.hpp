@@ -35,9 +35,20 @@ struct ttft_options {
   bool cold = false;
 };
 
+/// Perplexity and divergence by type of keys and values.
+struct quality_options {
+  std::string text;
+  std::vector<std::string> types = {"f16", "bf16", "q8_0", "q8_0:q4_0", "q4_0"};
+  int context = 600;
+  int passage = 150;
+  int scored = 150;
+  int prompts = 8;  ///< at most
+};
+
 void add_shared(CLI::App& app, bench_options& options);
 void add_speed(CLI::App& app, speed_options& options);
 void add_ttft(CLI::App& app, ttft_options& options);
+void add_quality(CLI::App& app, quality_options& options);
 
 /// Options of `game`.
 struct game_options {

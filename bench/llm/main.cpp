@@ -4,13 +4,14 @@
 
 #include "arguments.hpp"
 #include "game.hpp"
+#include "quality.hpp"
 #include "report.hpp"
 #include "speed.hpp"
 #include "ttft.hpp"
 
 int main(int count, char** arguments) {
   namespace bench = blockattn_bench;
-  CLI::App app("Measures prompt processing (pp), text generation (tg), and with 'ttft' the time to first token.",
+  CLI::App app("Measures prompt processing (pp), text generation (tg), with 'ttft' the time to first token, and\nwith 'quality' what types of keys and values cost.",
                "blockattn_bench");
   app.footer(
       "Examples:\n  blockattn_bench -m model.gguf -p 512,2048 -n 64 -t 2 -r 3 -o json\n  blockattn_bench ttft -m "
@@ -22,6 +23,8 @@ int main(int count, char** arguments) {
   bench::bench_options game_shared;
   bench::game_options game;
   game_shared.repetitions = 3;
+  bench::bench_options quality_shared;
+  bench::quality_options quality;
   ttft_shared.repetitions = 3;
   CLI::App& ttft_app = *app.add_subcommand("ttft", "Time to first token: full attention against all passages cached");
   bench::add_shared(app, shared);
@@ -32,6 +35,10 @@ int main(int count, char** arguments) {
   bench::add_shared(game_app, game_shared);
   bench::add_game(game_app, game);
   game_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
+  CLI::App& quality_app = *app.add_subcommand("quality", "Perplexity and divergence by type of keys and values");
+  bench::add_shared(quality_app, quality_shared);
+  bench::add_quality(quality_app, quality);
+  quality_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
   ttft_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });  // given after 'ttft'
   bench::remember_command(count, arguments);
   try {
@@ -44,6 +51,8 @@ int main(int count, char** arguments) {
       bench::run_game(game_shared, game, std::cout);
     else if (ttft_app.parsed())
       bench::run_ttft(ttft_shared, ttft, std::cout);
+    else if (quality_app.parsed())
+      bench::run_quality(quality_shared, quality, std::cout);
     else
       bench::run_speed(shared, speed, std::cout);
     return std::cout.flush() ? 0 : 1;

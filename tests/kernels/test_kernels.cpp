@@ -219,11 +219,12 @@ TEST_CASE("quantised keys and values are the nearest that their scale allows, an
         }
 }
 
-TEST_CASE("what a quantised type can't hold becomes finite", "[kernels]") {
+TEST_CASE("what a type of keys and values can't hold becomes finite", "[kernels]") {
   const float infinity = std::numeric_limits<float>::infinity();
   for (const isa level : levels())
-    for (const dtype type : {dtype::q8_0, dtype::q4_0})
+    for (const dtype type : {dtype::f16, dtype::q8_0, dtype::q4_0})
       for (const float odd : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), 3e38f, -3e38f, 1e-45f}) {
+        if (type == dtype::f16 && std::isnan(odd)) continue;  // stays what it is
         buffer<float> x(64, 4), back(64, 4);
         buffer<std::byte> stored(row_bytes(type, 64), 2);
         for (index_t i = 0; i < 64; ++i) x[i] = i % 3 == 0 ? odd : 1.0f;
@@ -329,13 +330,15 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   args.soft_cap = c.soft_cap;
   args.rotated = c.rotated;
   const index_t rows = c.tokens * c.group;
-  for (args.row_begin = 0; args.row_begin < rows; args.row_begin += attention_rows) {
-    args.row_end = std::min(args.row_begin + attention_rows, rows);
+  const index_t at_once = attention_rows(c.head_dim);
+  for (args.row_begin = 0; args.row_begin < rows; args.row_begin += at_once) {
+    args.row_end = std::min(args.row_begin + at_once, rows);
     k.attend(kind, args, scratch.data());
   }
   double error = 0;
   double size = 0;
-  for (index_t r = 0; r < rows; ++r) {
+  const index_t step = rows > 30 ? 7 : 1;  // of many rows some, in every lane
+  for (index_t r = 0; r < rows; r += step) {
     const float* q = queries.data() + r / c.group * args.query_stride + (c.group + r % c.group) * c.head_dim;
     const auto visible = static_cast<std::ptrdiff_t>(args.position + r / c.group + 1);
     const auto hidden = c.window > 0 ? std::max<std::ptrdiff_t>(visible - static_cast<std::ptrdiff_t>(c.window), 0) : 0;
@@ -374,10 +377,10 @@ TEST_CASE("attention over many runs equals the oracle, keys moved by rotating qu
           for (const index_t head_dim : {16, 64, 80, 96, 256})
             for (const index_t tokens : {1, 7, 70}) {
               if (head_dim % block_values(types.keys) != 0 || head_dim % block_values(types.values) != 0) continue;
+              if (types != kv_types(dtype::f32) && types != kv_types(dtype::q8_0) && (head_dim == 16 || head_dim == 256 || runs.size() % 2 == 1)) continue;
               const attention_case c{head_dim, head_dim == 64 ? 3 : 1, 2, tokens, runs, true, tokens == 7 ? rope_pairing::halves : rope_pairing::adjacent, types};
               INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << to_string(types) << " runs " << runs.size() << " Dh " << head_dim << " T " << tokens);
-              const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
-              CHECK(attention_error(k, kind, c, g) < (rounds ? 2e-2 : 1e-5));
+              CHECK(attention_error(k, kind, c, g) < (kind == arithmetic::fast ? 4e-3 : 1e-5));
             }
   }
 }
@@ -388,7 +391,7 @@ TEST_CASE("a window decides by position across runs, scores are capped, and part
   for (const isa level : levels()) {
     const kernel_table& k = kernels_of(level);
     for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
-      for (const kv_types types : {kv_types(dtype::f32), kv_types(dtype::bf16), kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0)})
+      for (const kv_types types : {kv_types(dtype::f32), kv_types(dtype::bf16), kv_types(dtype::q8_0, dtype::q4_0)})
         for (const auto& runs : run_sets)
           for (const index_t window : {1, 2, 37, 64, 100})
             for (const index_t tokens : {1, 2, 70}) {
@@ -396,8 +399,7 @@ TEST_CASE("a window decides by position across runs, scores are capped, and part
               const rope_pairing pairing = tokens == 2 ? rope_pairing::adjacent : rope_pairing::halves;
               const attention_case c{head_dim, window == 64 ? 3 : 1, 2, tokens, runs, true, pairing, types, window, window == 2 ? 3.0F : 0.0F, window == 100 ? 24 : 0};
               INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << to_string(types) << " runs " << runs.size() << " window " << window << " T " << tokens);
-              const bool rounds = kind == arithmetic::fast && k.fast_is_bf16;
-              CHECK(attention_error(k, kind, c, g) < (rounds ? 2e-2 : 1e-5));
+              CHECK(attention_error(k, kind, c, g) < (kind == arithmetic::fast ? 4e-3 : 1e-5));
             }
   }
 }

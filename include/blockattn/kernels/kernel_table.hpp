@@ -45,7 +45,7 @@ struct attention_args {
   index_t group = 1;               ///< H / Hkv
   index_t kv_head = 0;
   index_t row_begin = 0;
-  index_t row_end = 0;   ///< at most attention_rows after row_begin
+  index_t row_end = 0;   ///< at most attention_rows(head_dim) after row_begin
   index_t position = 0;  ///< of query token 0; consecutive
   float scale = 1;       ///< of the scores, 1/sqrt(Dh)
   rope_pairing pairing = rope_pairing::adjacent;
@@ -56,11 +56,14 @@ struct attention_args {
   float soft_cap = 0;   ///< scores s become cap * tanh(s / cap); 0: they stay as they are
   float* log_sums = nullptr;     ///< [T, H] logarithm of the sum of the scores' exponentials, of a row that sees no key a number below -1e29; nullptr: not wanted
   index_t log_sum_stride = 0;    ///< floats between two tokens, H
+  /// If given, [rows, Dh + 2]: instead of output, each row's weighted sum of values, the maximum m of its scores in log2, and its sum of weights 2^(score - m),
+  /// to be joined with those of other segments.
+  float* partial = nullptr;
 };
 
 inline constexpr index_t max_head_dim = 256;
-/// Most rows of one call of kernel_table::attend.
-inline constexpr index_t attention_rows = 128;
+/// Most rows of one call of kernel_table::attend: many, since keys and values are unpacked once a call; as many as fit into a core's own cache.
+[[nodiscard]] constexpr index_t attention_rows(index_t head_dim) { return head_dim <= 128 ? 256 : 128; }
 
 /// How activations are given to quantised weights.
 enum class activation_form : std::uint8_t {
@@ -117,8 +120,8 @@ struct kernel_table {
   void (*silu_multiply)(float* gate, const float* up, index_t n) = nullptr;
   /// Rotates `heads` heads of one token in place: x [heads, Dh], cosine and sine [Dh/2].
   void (*rotate)(rope_pairing, float* x, index_t heads, index_t head_dim, const float* cosine, const float* sine) = nullptr;
-  /// float32 -> KV storage (f32, f16, bf16, q8_0, q4_0; core/kv.hpp), and back, n values, whole blocks of the type. What a quantised type can't
-  /// hold (infinities, NaN) is stored as some finite number.
+  /// float32 -> KV storage (f32, f16, bf16, q8_0, q4_0; core/kv.hpp), and back, n values, whole blocks of the type. What a quantised type or f16 can't
+  /// hold (infinities, too large numbers, a quantised type's NaN) is stored as some finite number.
   void (*store_kv)(dtype, const float* x, index_t n, std::byte* out) = nullptr;
   void (*load_kv)(dtype, const std::byte* in, index_t n, float* x) = nullptr;
 
@@ -144,8 +147,8 @@ namespace detail {
 /// Bytes of scratch for kernel_table::attend, enough for every level.
 [[nodiscard]] constexpr index_t attention_scratch_bytes(index_t head_dim) {
   constexpr index_t key_tile = 64;
-  const index_t rows = attention_rows;
-  return 4 * (3 * rows * head_dim + 4 * rows + 2 * key_tile * rows + 2 * key_tile * head_dim) + 1024;
+  const index_t rows = attention_rows(head_dim);
+  return 4 * (3 * rows * head_dim + 6 * rows + 2 * key_tile * rows + 2 * key_tile * head_dim + 3 * key_tile) + 1024;
 }
 
 }  // namespace blockattn::inline v0

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <numbers>
 #include <span>
 #include <vector>
 
@@ -51,51 +53,154 @@ namespace detail {
   return 4 * shape.heads * shape.head_dim * pairs;
 }
 
+/// How one layer's attention is cut into tasks: by KV head, by rows, and where that gives too few tasks, by keys. By sizes only, so that no result depends on
+/// the number of threads.
+struct attention_split {
+  index_t row_pieces = 1, rows_each = 0;  ///< pieces of query rows, and the most in one
+  index_t key_pieces = 1, keys_each = 0;
+
+  static constexpr index_t enough_tasks = 32, least_keys = 1024, key_grain = 64;
+
+  attention_split(index_t kv_heads, index_t rows, index_t keys, index_t head_dim) : rows_each(attention_rows(head_dim)) {
+    row_pieces = (rows + rows_each - 1) / rows_each;
+    const index_t tasks = kv_heads * row_pieces;
+    const index_t wanted = std::min((enough_tasks + tasks - 1) / tasks, keys / least_keys);
+    keys_each = keys;
+    if (wanted <= 1) return;
+    keys_each = (keys / wanted + key_grain - 1) / key_grain * key_grain;
+    key_pieces = (keys + keys_each - 1) / keys_each;
+  }
+};
+
+/// Those of the segments that a query may see, cut at every keys_each keys: the piece begins with segment first[i].
+struct segment_pieces {
+  std::vector<kv_segment> segments;
+  std::vector<segment_rotation> rotations;
+  std::vector<std::size_t> first;
+
+  void add(const kv_segment& s, const segment_rotation& r) {
+    segments.push_back(s);
+    rotations.push_back(r);
+  }
+};
+
+/// Keys of segments that some query's window reaches.
+inline index_t reached_keys(std::span<const kv_segment> segments, index_t position, index_t window) {
+  index_t keys = 0;
+  for (const kv_segment& s : segments)
+    if (window == 0 || s.position + s.kv.tokens > position - window + 1) keys += s.kv.tokens;
+  return keys;
+}
+
+inline segment_pieces cut_segments(std::span<const kv_segment> segments, std::span<const segment_rotation> rotations, index_t position, index_t window,
+                                   const head_shape& shape, index_t keys_each) {
+  segment_pieces result;
+  index_t room = 0;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    kv_segment rest = segments[i];
+    if (window > 0 && rest.position + rest.kv.tokens <= position - window + 1) continue;  // before the first query's window
+    while (rest.kv.tokens > 0) {
+      if (room == 0) {
+        result.first.push_back(result.segments.size());
+        room = keys_each;
+      }
+      kv_segment part = rest;
+      part.kv.tokens = std::min(rest.kv.tokens, room);
+      result.add(part, rotations[i]);
+      room -= part.kv.tokens;
+      rest.kv.tokens -= part.kv.tokens;
+      rest.position += part.kv.tokens;
+      rest.kv.keys += part.kv.tokens * row_bytes(rest.kv.types.keys, shape.head_dim);
+      rest.kv.values += part.kv.tokens * row_bytes(rest.kv.types.values, shape.head_dim);
+    }
+  }
+  if (result.first.empty()) result.first.push_back(0);  // nothing is seen: one piece without segments
+  result.first.push_back(result.segments.size());
+  return result;
+}
+
+/// What one KV head sees of segments [first, last).
+inline void head_segments(const segment_pieces& pieces, std::size_t first, std::size_t last, index_t head, index_t head_dim,
+                          std::vector<attention_segment>& seen) {
+  seen.clear();
+  for (std::size_t i = first; i < last; ++i) {
+    const kv_view& kv = pieces.segments[i].kv;
+    const index_t before = head * kv.head_stride;
+    seen.push_back({kv.keys + before * row_bytes(kv.types.keys, head_dim), kv.values + before * row_bytes(kv.types.values, head_dim), kv.tokens,
+                    pieces.segments[i].position, pieces.rotations[i].cosine, pieces.rotations[i].sine, kv.types.keys, kv.types.values});
+  }
+}
+
+/// out [Dh] = the joined attention of `count` pieces of keys, each [Dh + 2] as attention_args::partial says, `stride` floats apart;
+/// with `log_sum`, as attention_args::log_sums.
+inline void join_pieces(const float* partial, index_t count, index_t stride, index_t head_dim, float* out, float* log_sum) {
+  float most = partial[head_dim];
+  for (index_t i = 1; i < count; ++i) most = std::max(most, partial[i * stride + head_dim]);
+  float total = 0;
+  std::fill_n(out, head_dim, 0.0F);
+  for (index_t i = 0; i < count; ++i) {
+    const float* piece = partial + i * stride;
+    const float weight = std::exp2(piece[head_dim] - most);
+    total += weight * piece[head_dim + 1];
+    for (index_t d = 0; d < head_dim; ++d) out[d] += weight * piece[d];
+  }
+  if (log_sum != nullptr) *log_sum = total > 0 ? most * std::numbers::ln2_v<float> + std::log(total) : -1e30F;
+  const float scale = total > 0 || log_sum == nullptr ? 1 / total : 0;
+  for (index_t d = 0; d < head_dim; ++d) out[d] *= scale;
+}
+
 }  // namespace detail
 
 /// out [T, H * Dh] = softmax(q · kᵀ * scale) · v, where query token t at `position + t` sees the keys at positions up to its own, as far as the rule's
 /// window reaches, wherever they lie.
-/// `queries` [T, H * Dh] are rotated at their own positions. Segments and rotations correspond. Rows are split into tasks of
-/// attention_rows, whatever the number of threads.
+/// `queries` [T, H * Dh] are rotated at their own positions. Segments and rotations correspond. Tasks are rows (the last ones first, as they see most) of a
+/// KV head over a run of keys, cut by sizes only.
 /// With `log_sums` [T, H], the logarithm of the sum of the scores' exponentials is written there, and rows may see nothing.
 inline void attend_plain(const float* queries, index_t tokens, index_t position, const head_shape& shape, const attention_rule& rule,
                          std::span<const kv_segment> segments, std::span<const segment_rotation> rotations, float* out, const compute_options& compute,
                          float* log_sums = nullptr) {
   compute.count(detail::attention_operations(tokens, position, shape, rule, segments));
-  const index_t group = shape.heads / shape.kv_heads;
-  const index_t rows = tokens * group;
-  const index_t pieces = (rows + attention_rows - 1) / attention_rows;
-  parallel_tasks(shape.kv_heads * pieces, [&](index_t task) {
-    const index_t head = task % shape.kv_heads;
+  attention_args args;
+  args.queries = queries;
+  args.output = out;
+  args.query_stride = shape.heads * shape.head_dim;
+  args.head_dim = shape.head_dim;
+  args.group = shape.heads / shape.kv_heads;
+  args.position = position;
+  args.scale = rule.scale;
+  args.soft_cap = rule.soft_cap;
+  args.window = rule.window;
+  args.pairing = rule.pairing;
+  args.rotated = rule.rotated;
+  args.log_sums = log_sums;
+  args.log_sum_stride = shape.heads;
+  const index_t rows = tokens * args.group;
+  const detail::attention_split split(shape.kv_heads, rows, detail::reached_keys(segments, position, rule.window), shape.head_dim);
+  const detail::segment_pieces pieces = detail::cut_segments(segments, rotations, position, rule.window, shape, split.keys_each);
+  const index_t row_size = shape.head_dim + 2;
+  std::vector<float> partial(split.key_pieces > 1 ? static_cast<std::size_t>(split.key_pieces * shape.kv_heads * rows * row_size) : 0);
+  parallel_tasks(shape.kv_heads * split.row_pieces * split.key_pieces, [&](index_t task) {
+    attention_args a = args;
+    const index_t piece = task / shape.kv_heads % split.key_pieces;
+    a.kv_head = task % shape.kv_heads;
+    a.row_begin = (split.row_pieces - 1 - task / (shape.kv_heads * split.key_pieces)) * split.rows_each;
+    a.row_end = std::min(a.row_begin + split.rows_each, rows);
+    if (!partial.empty()) a.partial = partial.data() + (piece * shape.kv_heads + a.kv_head) * rows * row_size;
     thread_local std::vector<attention_segment> seen;
-    seen.clear();
-    for (std::size_t i = 0; i < segments.size(); ++i) {
-      const kv_view& kv = segments[i].kv;
-      if (rule.window > 0 && segments[i].position + kv.tokens <= position - rule.window + 1) continue;  // before the first query's window
-      const index_t before = head * kv.head_stride;
-      seen.push_back({kv.keys + before * row_bytes(kv.types.keys, shape.head_dim), kv.values + before * row_bytes(kv.types.values, shape.head_dim), kv.tokens,
-                      segments[i].position, rotations[i].cosine, rotations[i].sine, kv.types.keys, kv.types.values});
+    const auto at = static_cast<std::size_t>(piece);
+    detail::head_segments(pieces, pieces.first[at], pieces.first[at + 1], a.kv_head, shape.head_dim, seen);
+    a.segments = seen.data();
+    a.segment_count = static_cast<index_t>(seen.size());
+    compute.kernels->attend(compute.kind, a, thread_scratch(attention_scratch_bytes(shape.head_dim)));
+  });
+  if (partial.empty()) return;
+  parallel_pieces(shape.kv_heads * rows, 64, [&](index_t first, index_t last) {
+    for (index_t i = first; i < last; ++i) {
+      const index_t head = i / rows, r = i % rows;
+      const index_t at = r / args.group * shape.heads + head * args.group + r % args.group;
+      detail::join_pieces(partial.data() + i * row_size, split.key_pieces, shape.kv_heads * rows * row_size, shape.head_dim,
+                          out + at * shape.head_dim, log_sums == nullptr ? nullptr : log_sums + at);
     }
-    attention_args args;
-    args.queries = queries;
-    args.output = out;
-    args.query_stride = shape.heads * shape.head_dim;
-    args.head_dim = shape.head_dim;
-    args.group = group;
-    args.kv_head = head;
-    args.row_begin = task / shape.kv_heads * attention_rows;
-    args.row_end = std::min(args.row_begin + attention_rows, rows);
-    args.position = position;
-    args.scale = rule.scale;
-    args.soft_cap = rule.soft_cap;
-    args.window = rule.window;
-    args.pairing = rule.pairing;
-    args.rotated = rule.rotated;
-    args.log_sums = log_sums;
-    args.log_sum_stride = shape.heads;
-    args.segments = seen.data();
-    args.segment_count = static_cast<index_t>(seen.size());
-    compute.kernels->attend(compute.kind, args, thread_scratch(attention_scratch_bytes(shape.head_dim)));
   });
 }
 

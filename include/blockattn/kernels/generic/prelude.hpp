@@ -1,6 +1,10 @@
 // What the kernels of every level share, outside of any instruction set: types and the one macro.
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <bit>
 #include <cmath>
 #include <cstddef>

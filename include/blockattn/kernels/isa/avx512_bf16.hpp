@@ -1,4 +1,4 @@
-// Kernels for AVX-512 with BF16 products: vectors of 16 floats, 32 products an instruction.
+// Kernels for AVX-512 with BF16 products (and VNNI, which every processor with them has): vectors of 16 floats, 32 products an instruction.
 #pragma once
 
 #include <immintrin.h>
