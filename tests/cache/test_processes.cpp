@@ -114,7 +114,7 @@ TEST_CASE("processes: a full disk", "[cache][lmdb][processes]") {
     }
     const tier_stats stats = tier.stats();
     if (stats.errors == 0 || stats.dropped == 0 || found != stats.writes) return 2;
-    if (log.count(log_level::warning, "No space left on device") != 1) return 3;
+    if (log.count(log_level::warning, "no space left on the disk") != 1) return 3;
     if (!tier.store().verify().clean()) return 4;
     std::ofstream(folder / "filler") << std::string(4 * MiB, 'x');  // nothing is left at all
     try {

@@ -14,6 +14,7 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -24,6 +25,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -227,8 +229,20 @@ class lmdb_tier final : public block_tier {
         return log_.warn(cat("[disk cache] ", store_->folder().string(), ": the file is at its ", store_->byte_budget(),
                              " bytes, and readers still look at what was evicted: some blocks are not stored. (Said once.)"));
       ++counters_.errors;
-      log_.warn(cat(e.what(), " (", store_->folder().string(), "): blocks are not stored, answers don't change. (Said once.)"));
+      const bool full = from_lmdb != nullptr && is_full(from_lmdb->code, items);
+      log_.warn(cat(full ? std::string("[disk cache] no space left on the disk") : std::string(e.what()), " (", store_->folder().string(),
+                    "): blocks are not stored, answers don't change. (Said once.)"));
     }
+  }
+
+  /// Whether it was the disk's lack of room: LMDB says of a file of which only a part could be written that its input or output failed.
+  [[nodiscard]] bool is_full(int code, std::span<const write_behind::item> items) const {
+    if (code != EIO) return code == ENOSPC;
+    std::uintmax_t bytes = 0;
+    for (const auto& item : items) bytes += item.block->bytes();
+    std::error_code unknown;
+    const auto space = std::filesystem::space(store_->folder(), unknown);
+    return !unknown && space.available < bytes;
   }
 
   void report(const lmdb_store::put_result& result) {
@@ -238,7 +252,7 @@ class lmdb_tier final : public block_tier {
       log_.warn(cat("[disk cache] ", store_->folder().string(), ": no room for a block beside those that are pinned, or it's larger than the budget of ",
                     store_->byte_budget(), " bytes; it's not stored. Give a larger budget or unpin some. (Said once.)"));
     else if (result.written != 0)
-      log_.forget();
+      log_.settle();
   }
 
   std::shared_ptr<lmdb_store> store_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <set>
@@ -40,6 +41,7 @@ class warn_once {
   void warn(const std::string& line) {
     {
       const std::lock_guard lock(mutex_);
+      last_ = std::chrono::steady_clock::now();
       if (!said_.insert(line).second) return;
     }
     log(sink_, log_level::warning, line);
@@ -49,6 +51,11 @@ class warn_once {
     const std::lock_guard lock(mutex_);
     return !std::exchange(said_, {}).empty();
   }
+  /// Something went well: forgets if nothing went wrong for a minute, so that trouble that comes and goes (a disk that is nearly full) is said once.
+  void settle() {
+    const std::lock_guard lock(mutex_);
+    if (std::chrono::steady_clock::now() - last_ > std::chrono::minutes(1)) said_.clear();
+  }
   void say(log_level level, std::string_view line) const { log(sink_, level, line); }
   [[nodiscard]] const log_sink& sink() const { return sink_; }
 
@@ -56,6 +63,7 @@ class warn_once {
   log_sink sink_;
   std::mutex mutex_;
   std::set<std::string> said_;  ///< since all was well
+  std::chrono::steady_clock::time_point last_;  ///< when something last went wrong
 };
 
 /// Why a tier that has blocks has none of this model: in what the models that it knows differ. The nearest one is named.
