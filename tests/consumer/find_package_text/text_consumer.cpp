@@ -1,3 +1,4 @@
+#include <blockattn/io/gguf.hpp>
 #include <blockattn/text/segmenter.hpp>
 #include <blockattn/text/tokenizer.hpp>
 #include <blockattn/version.hpp>
