@@ -25,7 +25,7 @@ class checkpoint {
     compute_.kernels = &blockattn::kernels();
     compute_.kind = kind;
     const blockattn::model_config& c = decode_->config();
-    layout_ = {c.layers, c.kv_heads, c.head_dim, kind == blockattn::arithmetic::f32 ? blockattn::dtype::f32 : blockattn::dtype::bf16};
+    layout_ = {c.layers, c.kv_heads, c.head_dim, kind == blockattn::arithmetic::f32 ? blockattn::dtype::f32 : blockattn::dtype::f16};
   }
 
   /// Local blocks at local positions, then the rest over them. Every `every`-th position is compared, and the sampled ones.

@@ -83,8 +83,8 @@ TEST_CASE("quantised keys that are moved are quantised once more, and no more th
   keys.rotate = rotation::keys;
   for (const kv_types& types : quantised) {
     INFO(to_string(types));
-    // A second rounding of the keys costs as much as the first one.
-    const double bound = types.keys == dtype::q8_0 ? 5e-3 : 1e-1;
+    // A second rounding of the keys costs as much as the first one; what it changes in the next layer then moves values across their type's steps.
+    const double bound = types.keys == dtype::q4_0 ? 1e-1 : types.values == dtype::q4_0 ? 3e-2 : 5e-3;
     CHECK(difference(logits_of(loaded(types), blocks), logits_of(loaded(types), blocks, keys)) < bound);
   }
 }

@@ -46,7 +46,7 @@ struct adapter_file {
 
 struct load_options {
   precision compute = precision::fast;
-  std::optional<kv_types> kv = {};  ///< types of cached keys and values: f32, f16, bf16, q8_0, q4_0; by default f32 for exact, bf16 for fast
+  std::optional<kv_types> kv = {};  ///< types of cached keys and values: f32, f16, bf16, q8_0, q4_0; by default f32 for exact, f16 for fast (bf16 on a GPU)
   log_sink log = {};        ///< warnings of the model and of what uses it
   std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
   bool repack = true;   ///< keep a copy of quantised weights in the order of the kernels, made as weights are first used; else they are reordered at each use
@@ -218,7 +218,7 @@ class model {
         : base(std::move(from)), options(given), decode(make_decoder(base->file, given)) {
       compute = {&blockattn::kernels(), options.compute == precision::exact ? arithmetic::f32 : arithmetic::fast, false, options.repack ? &base->store : nullptr};
       const model_config& c = decode->config();
-      layout = checked({c.layers, c.kv_heads, c.head_dim, options.kv.value_or(options.compute == precision::exact ? dtype::f32 : dtype::bf16)});
+      layout = checked({c.layers, c.kv_heads, c.head_dim, stored_types(options, !device_name.empty())});
       if (base->vocabulary.vocab_size() != c.vocabulary)
         throw format_error(cat("[model] ", base->file.path(), ": the vocabulary has ", base->vocabulary.vocab_size(), " tokens, the embedding ", c.vocabulary,
                                " rows. The file is inconsistent; convert the model again."));
@@ -262,6 +262,11 @@ class model {
       return result;
     }
 
+    /// Half precision has the bits of mantissa that keys of a wide range need; the kernels of a GPU multiply bfloat16.
+    [[nodiscard]] static kv_types stored_types(const load_options& given, bool gpu) {
+      return given.kv.value_or(given.compute == precision::exact ? dtype::f32 : gpu ? dtype::bf16 : dtype::f16);
+    }
+
     std::unique_ptr<const decoder> make_gpu_decoder(const checkpoint& file, const load_options& given) {
       const bool must = given.device == compute_device::cuda;
 #if defined(BLOCKATTN_CUDA)
@@ -270,7 +275,7 @@ class model {
         if (given.gpu < 0 || given.gpu >= static_cast<int>(found.devices.size()))
           throw cuda_error(cat("[cuda] GPU ", given.gpu, "; found: ", found.devices.size(), found.problem.empty() ? "" : " (" + found.problem + ")", ". Use the CPU, or check the driver."));
         const bool exact = given.compute == precision::exact;
-        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, given.kv.value_or(exact ? dtype::f32 : dtype::bf16)});
+        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, stored_types(given, true)});
         device_name = cat("cuda ", found.devices[static_cast<std::size_t>(given.gpu)].capability);
         return result;
       } catch (const cuda_error& problem) {

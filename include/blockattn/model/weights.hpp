@@ -133,8 +133,12 @@ class weight_reader {
     return part;
   }
 
-  /// Attention's matrices: a quarter of the products, which with inputs of 8 bits make more than half of all rounding's distance to float32.
-  [[nodiscard]] static bool needs_wide_input(std::string_view name) { return name.find(".attn_") != std::string_view::npos; }
+  /// Attention's matrices: a quarter of the products, which with inputs of 8 bits make more than half of all rounding's distance to float32. With norms around
+  /// (Gemma) the last matrix of the feed-forward too: its gated inputs have outliers, and the norm behind it lifts what is lost beside them (measured on
+  /// Gemma 3 270M: mean KL 1.0e-2 becomes 1.2e-3).
+  [[nodiscard]] bool needs_wide_input(std::string_view name) const {
+    return name.find(".attn_") != std::string_view::npos || (facts_.norms == norm_places::around && name.find(".ffn_down.") != std::string_view::npos);
+  }
 
   /// A weight matrix with the updates that the adapters have for it.
   linear_weight matrix(const std::string& name, index_t rows, index_t columns) {
