@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,14 +23,31 @@ using nlohmann::json;
 namespace {
 
 /// A case of families.json with a vocabulary, as a file.
-model loaded(json description, precision compute) {
+model loaded(json description, precision compute, std::optional<kv_types> kv = {}) {
   const blockattn_test::tiny_vocabulary vocabulary;
   for (json& t : description["tensors"])
     if (t[0] == "token_embd.weight" || t[0] == "output.weight") t[1][1] = vocabulary.tokens.size();
   auto file = blockattn_test::hashed_model(description);
   vocabulary.write(file);
   const temporary_file on_disk(file.bytes());
-  return model::load(on_disk.path(), {compute});
+  return model::load(on_disk.path(), {compute, kv});
+}
+
+/// The same with heads of another size.
+json with_heads_of(json description, std::uint64_t size) {
+  json& metadata = description["metadata"];
+  const auto before = metadata.at("attention.key_length").get<std::uint64_t>();
+  metadata["attention.key_length"] = metadata["attention.value_length"] = size;
+  metadata.erase("rope.dimension_count");
+  for (json& t : description["tensors"]) {
+    const std::string name = t[0];
+    if (name.find(".attn_q.") == std::string::npos && name.find(".attn_k.") == std::string::npos && name.find(".attn_v.") == std::string::npos &&
+        name.find(".attn_output.") == std::string::npos)
+      continue;
+    json& changed = t[1][name.find(".attn_output.") == std::string::npos ? 1 : 0];
+    changed = changed.get<std::uint64_t>() / before * size;
+  }
+  return description;
 }
 
 /// Blocks of ordinary tokens of the given lengths, the last one the same for every seed.
@@ -83,6 +101,25 @@ TEST_CASE("passages that no window reaches change nothing, to the bit; near ones
     const model m = loaded(family_case("mistral"), p);
     CHECK(logits_of(m, blocks_of({40, 33, 30}, 1)) == logits_of(m, blocks_of({40, 33, 30}, 2)));
     CHECK(difference(logits_of(m, blocks_of({40, 33, 5}, 1)), logits_of(m, blocks_of({40, 33, 5}, 2))) > 1e-3);
+  }
+}
+
+TEST_CASE("a window over quantised keys and values: reuse to the bit, and nothing from beyond it", "[families][laws][kv]") {
+  for (const kv_types& types : {kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0), kv_types(dtype::q4_0)}) {
+    INFO(to_string(types));
+    const json description = with_heads_of(family_case("mistral"), 64);  // whole blocks of the types
+    const model m = loaded(description, precision::exact, types), plain = loaded(description, precision::exact);
+    const auto blocks = blocks_of({40, 33, 30}, 1);
+    const auto cache = std::make_shared<block_cache>(std::size_t{1} << 24);
+    const auto miss = logits_of(m, blocks, rotation::queries, cache);
+    CHECK(logits_of(m, blocks, rotation::queries, cache) == miss);
+    CHECK(cache->stats().hits == 2);
+    CHECK(logits_of(m, blocks_of({40, 33, 30}, 2)) == miss);
+    CHECK(difference(logits_of(m, blocks_of({40, 33, 5}, 1)), logits_of(m, blocks_of({40, 33, 5}, 2))) > 1e-3);
+    const auto expected = logits_of(plain, blocks);
+    const double range = *std::max_element(expected.begin(), expected.end()) - *std::min_element(expected.begin(), expected.end());
+    CHECK(difference(expected, miss) > 0);  // it was quantised
+    CHECK(difference(expected, miss) < (types == kv_types(dtype::q8_0) ? 0.02 : 0.25) * range);
   }
 }
 
