@@ -6,7 +6,8 @@
 //   y = sum over groups of  scale * scale_x * (sum of u * q)  +  minimum * (scale_x * sum of q)
 //
 // The inner sums are exact integers. A panel is first expanded, a chunk of columns at a time, to one byte (or 16-bit word) a weight and float32 scales in
-// the first cache; then all tokens go over it in tiles. A token's sums don't depend on the tokens beside it.
+// the first cache; then all tokens go over it in tiles; a token alone takes the integers from the records (integer_vector.inl.hpp), in the same order of sums. So a
+// token's sums don't depend on the tokens beside it.
 
 typedef std::int16_t vs __attribute__((vector_size(lanes * 4)));
 
@@ -118,18 +119,28 @@ BLOCKATTN_INLINE vi high_bits_of(const std::uint32_t* high, int s) {
   return reinterpret_cast<vi>(shift >= 0 ? word << shift : word >> -shift) & mask;
 }
 
-/// One record's integers for the lanes that begin at `low` and `high`.
+/// The integers of columns 4 s .. 4 s + 3 of a record, for the lanes that begin at `low` and `high`.
 template <bool Words, int LowBits, int HighBits, bool Levels>
-BLOCKATTN_INLINE void expand_quants(const std::uint32_t* low, const std::uint32_t* high, std::uint32_t* to) {
-#pragma GCC unroll 8
-  for (int s = 0; s < 8; ++s) {
-    vi bytes = load_as<vi>(low + (LowBits == 8 ? s : s % 4) * panel_width);
-    if constexpr (LowBits == 4) bytes = (s < 4 ? bytes : reinterpret_cast<vi>(reinterpret_cast<vu>(bytes) >> 4)) & 0x0f0f0f0f;
-    if constexpr (HighBits > 0) bytes |= high_bits_of<HighBits>(high, s);
-    if constexpr (Levels) bytes = iq4_levels(bytes);
-    if constexpr (signed_units && !Words && (LowBits == 8 || Levels)) bytes ^= static_cast<std::int32_t>(0x80808080U);
-    store_units<Words>(to, s, bytes);
-  }
+BLOCKATTN_INLINE vi record_bytes(const std::uint32_t* low, const std::uint32_t* high, int s) {
+  vi bytes = load_as<vi>(low + (LowBits == 8 ? s : s % 4) * panel_width);
+  if constexpr (LowBits == 4) bytes = (s < 4 ? bytes : reinterpret_cast<vi>(reinterpret_cast<vu>(bytes) >> 4)) & 0x0f0f0f0f;
+  if constexpr (HighBits > 0) bytes |= high_bits_of<HighBits>(high, s);
+  if constexpr (Levels) bytes = iq4_levels(bytes);
+  if constexpr (signed_units && !Words && (LowBits == 8 || Levels)) bytes ^= static_cast<std::int32_t>(0x80808080U);
+  return bytes;
+}
+
+/// One record's scales and minima -> those of group g.
+template <bool Words, int LowBits, bool Levels>
+BLOCKATTN_INLINE void expand_scales(const interleaved_format& f, const std::uint16_t* halves, index_t g, const expanded_chunk& to) {
+  const float offset = static_cast<float>(f.offset - (signed_units && !Words && (LowBits == 8 || Levels) ? 128 : 0));
+  for (index_t h = 0; h < f.halves; ++h)
+    for (index_t r = 0; r < panel_width; r += lanes) {
+      const index_t at = (g * f.halves + h) * panel_width + r;
+      const vf scale = load_f16(halves + h * panel_width + r);
+      store(to.scales + at, scale);
+      store(to.minima + at, f.minima ? load_f16(halves + (f.halves + h) * panel_width + r) : scale * splat(-offset));
+    }
 }
 
 template <bool Words, int LowBits, int HighBits, bool Levels>
@@ -138,17 +149,10 @@ inline void expand_as(const interleaved_format& f, const std::byte* record, inde
   for (index_t g = 0; g < groups; ++g, record += panel_width * f.row_bytes()) {
     const auto* low = reinterpret_cast<const std::uint32_t*>(record);
     const auto* high = low + LowBits * panel_width;
-    const auto* halves = reinterpret_cast<const std::uint16_t*>(high + HighBits * panel_width);
-    for (index_t r = 0; r < panel_width; r += lanes) {
-      expand_quants<Words, LowBits, HighBits, Levels>(low + r, high + r, to.units + g * units + r);
-      for (index_t h = 0; h < f.halves; ++h) {
-        const index_t at = (g * f.halves + h) * panel_width + r;
-        const vf scale = load_f16(halves + h * panel_width + r);
-        store(to.scales + at, scale);
-        const float offset = static_cast<float>(f.offset - (signed_units && !Words && (LowBits == 8 || Levels) ? 128 : 0));
-        store(to.minima + at, f.minima ? load_f16(halves + (f.halves + h) * panel_width + r) : scale * splat(-offset));
-      }
-    }
+    for (index_t r = 0; r < panel_width; r += lanes)
+#pragma GCC unroll 8
+      for (int s = 0; s < 8; ++s) store_units<Words>(to.units + g * units + r, s, record_bytes<Words, LowBits, HighBits, Levels>(low + r, high + r, s));
+    expand_scales<Words, LowBits, Levels>(f, reinterpret_cast<const std::uint16_t*>(high + HighBits * panel_width), g, to);
   }
 }
 
@@ -317,6 +321,8 @@ inline void integer_rows_of(const interleaved_format& f, activation_form form, c
   }
 }
 
+#include "blockattn/kernels/generic/integer_vector.inl.hpp"
+
 /// Groups of 32 columns whose expanded weights fill half of a first cache of 32 KiB, or of the 48 KiB that come with wider vectors.
 inline constexpr index_t chunk_groups = (lanes < 16 ? 16384 : 24576) / (32 * panel_width);
 
@@ -337,9 +343,14 @@ inline void multiply_whole_panel(dtype type, activation_form form, const std::by
     const index_t groups = whole - g < even ? whole - g : even;
     const expanded_chunk w{reinterpret_cast<std::uint32_t*>(scratch), reinterpret_cast<float*>(scratch + groups * panel_width * (words ? 64 : 32)),
                            reinterpret_cast<float*>(scratch + groups * panel_width * (words ? 64 : 32)) + groups * f.halves * panel_width};
-    words ? expand_chunk<true>(f, panel + g * panel_width * f.row_bytes(), groups, w) : expand_chunk<false>(f, panel + g * panel_width * f.row_bytes(), groups, w);
     const std::byte* sums = x + (f.halves == 2 ? at.half_sums : at.sums) + 4 * f.halves * g;
-    integer_rows_of(f, form, {x + (words ? 64 : 32) * g, x + at.scales + 4 * g, sums, at.bytes}, tokens, w, groups, y, stride, g > 0);
+    const quantised_rows rows{x + (words ? 64 : 32) * g, x + at.scales + 4 * g, sums, at.bytes};
+    if (tokens == 1) {
+      integer_vector_of(f, form, panel + g * panel_width * f.row_bytes(), rows, groups, w, y, g > 0);
+      continue;
+    }
+    words ? expand_chunk<true>(f, panel + g * panel_width * f.row_bytes(), groups, w) : expand_chunk<false>(f, panel + g * panel_width * f.row_bytes(), groups, w);
+    integer_rows_of(f, form, rows, tokens, w, groups, y, stride, g > 0);
   }
 }
 
