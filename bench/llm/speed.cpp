@@ -22,6 +22,7 @@ using clock = std::chrono::steady_clock;
 std::vector<token_id> random_tokens(const blockattn::model& model, int count) {
   std::mt19937 random(1);
   std::vector<token_id> ids;
+  if (count > 0 && model.vocabulary().adds_bos() && model.vocabulary().bos()) ids.push_back(*model.vocabulary().bos());  // as llama-bench does
   while (static_cast<int>(ids.size()) < count) {
     const auto id = static_cast<token_id>(random() % static_cast<std::uint32_t>(model.config().vocabulary));
     if (!model.vocabulary().is_control(id)) ids.push_back(id);
