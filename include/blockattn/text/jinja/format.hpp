@@ -56,7 +56,8 @@ struct spec {
     const std::int64_t n = v.is(kind::floating) ? static_cast<std::int64_t>(v.number()) : v.integer();
     auto rest = n < 0 ? 0 - static_cast<std::uint64_t>(n) : static_cast<std::uint64_t>(n);
     const unsigned base = s.type == 'x' || s.type == 'X' ? 16 : s.type == 'o' ? 8 : s.type == 'b' ? 2 : 10;
-    do out.insert(out.begin(), (s.type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[rest % base]);
+    const std::string_view digits = s.type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
+    do out.insert(out.begin(), digits[rest % base]);
     while ((rest /= base) > 0);
     if (s.alternate && base != 10) out.insert(0, std::string("0") + s.type);
   } else if (s.type == '\0' && !s.precise()) {
