@@ -157,7 +157,8 @@ TEST_CASE("stop_strings: random streams, pieces and stop strings agree with the 
 }
 
 TEST_CASE("stop_strings: linear in the text, even for repetitive ones", "[generate][stop_strings]") {
-  const std::string stop = std::string(5000, 'a') + "b";
+  std::string stop(5000, 'a');
+  stop.push_back('b');
   stop_strings matcher({stop});
   std::string given;
   for (int i = 0; i < 2000; ++i) given += matcher.push(std::string(100, 'a'));
