@@ -31,7 +31,7 @@ def load_base(path: pathlib.Path, device: str):
     model = oracle.build_model(file)
     model.set_attn_implementation("sdpa")
     head = model.config.hidden_size // model.config.num_attention_heads
-    expected = file.value("llama.rope.freq_base") ** (-2 / head)
+    expected = file.value(file.value("general.architecture") + ".rope.freq_base") ** (-2 / head)
     if abs(model.model.rotary_emb.inv_freq[1].item() - expected) > 1e-6:
         raise SystemExit(f"[evaluate] {path}: transformers {transformers.__version__} didn't take the file's RoPE base")
     model.to(device)

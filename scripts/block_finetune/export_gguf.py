@@ -1,6 +1,6 @@
 """LoRA adapters as GGUF files, as llama.cpp reads them.
 
-    general.architecture = llama, general.type = adapter, adapter.type = lora, adapter.lora.alpha
+    general.architecture = llama or qwen2, general.type = adapter, adapter.type = lora, adapter.lora.alpha
     blk.N.NAME.weight.lora_a   [r, inputs]   (ggml writes the dimensions the other way round)
     blk.N.NAME.weight.lora_b   [outputs, r]
 
@@ -37,13 +37,15 @@ def to_halves(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def heads_of(name: str, config) -> int:
     """Heads whose rows are reordered in a tensor; 0: none are."""
+    if config.model_type != "llama":
+        return 0
     return config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads if ".attn_k." in name else 0
 
 
 def save(path: pathlib.Path, modules: dict[str, LoraLinear], config, alpha: float, title: str, kind=gguf.GGMLQuantizationType.Q8_0) -> None:
     """Writes an adapter, its matrices in Q8_0 unless told otherwise (F16, F32)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(str(path), "llama")
+    writer = gguf.GGUFWriter(str(path), config.model_type)
     writer.add_type("adapter")
     writer.add_name(title)
     writer.add_string("adapter.type", "lora")
@@ -85,7 +87,7 @@ def attach(model, path: pathlib.Path) -> dict[str, LoraLinear]:
 def with_metadata(path: pathlib.Path, out: pathlib.Path, added: dict[str, str]) -> None:
     """A copy of an adapter with more metadata (strings); its tensors stay as they are."""
     reader = gguf.GGUFReader(str(path))
-    writer = gguf.GGUFWriter(str(out), "llama")
+    writer = gguf.GGUFWriter(str(out), reader.fields["general.architecture"].contents())
     for key, field in reader.fields.items():
         if key.startswith("GGUF.") or key == "general.architecture" or key in added:
             continue

@@ -53,6 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=16, help="samples in a step")
+    parser.add_argument("--micro", type=int, default=16, help="samples at once; a step's gradient is summed over parts of this size")
+    parser.add_argument("--title", help="name in the adapter's metadata (default: the checkpoint's name)")
     parser.add_argument("--checks", type=int, default=4, help="how often the development split is asked in the second half; the best state is kept")
     parser.add_argument("--max-seconds", type=float, default=1e9, help="the schedule is shortened to end by then")
     parser.add_argument("--limit", type=int, help="use so few questions of each split (for a smoke test)")
@@ -146,8 +148,8 @@ def final_positions(batch: p.Batch) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return rows, columns, (columns + 1 >= batch.answer[rows]) & (columns + 1 < batch.lengths[rows])
 
 
-def step_losses(model, batch: p.Batch, modes: list[str], distil: float, point: float, watcher: pointing.Watcher) -> dict[str, torch.Tensor]:
-    """Forward and backward in each mode. Each sample's answer has the same weight, whatever its length."""
+def step_losses(model, batch: p.Batch, modes: list[str], distil: float, point: float, watcher: pointing.Watcher, share: float = 1.0) -> dict[str, torch.Tensor]:
+    """Forward and backward in each mode, the gradient scaled by `share`. Each sample's answer has the same weight, whatever its length."""
     rows, columns, is_answer = final_positions(batch)
     targets = batch.ids[rows[is_answer], columns[is_answer] + 1]
     owner = rows[is_answer]
@@ -170,7 +172,7 @@ def step_losses(model, batch: p.Batch, modes: list[str], distil: float, point: f
             loss = loss + distil * kl
         elif distil > 0 and "block" in modes:
             teacher = F.log_softmax(logits.detach(), -1)
-        loss.backward()
+        (share * loss).backward()
     return losses
 
 
@@ -217,7 +219,12 @@ def train(model, trained, batches: list[list[p.Prompt]], keeper: Keeper, watcher
         for g in optimizer.param_groups:
             g["lr"] = args.lr * rate(progress)
         with torch.autocast(args.device, torch.bfloat16, enabled=args.method == "full"):
-            losses = step_losses(model, p.collate(items, args.device), args.modes, args.distil, args.point, watcher)
+            losses: dict = {}
+            for first in range(0, len(items), args.micro):
+                part = items[first : first + args.micro]
+                share = len(part) / len(items)
+                for name, value in step_losses(model, p.collate(part, args.device), args.modes, args.distil, args.point, watcher, share).items():
+                    losses[name] = losses.get(name, 0) + share * value
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -297,7 +304,7 @@ def main() -> None:
         summary["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
     model.eval()
     if args.method == "lora" and args.adapter:
-        export_gguf.save(args.adapter, modules, model.config, args.alpha, "SmolLM2-135M-Instruct block attention")
+        export_gguf.save(args.adapter, modules, model.config, args.alpha, f"{args.title or args.model.stem} block attention")
         model, _ = evaluate.load_base(args.model, args.device)
         export_gguf.attach(model, args.adapter)  # what is measured is the file
         model.eval()

@@ -18,7 +18,6 @@ import struct
 import sys
 
 import gguf
-import xxhash
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -128,6 +127,8 @@ def read_tokenizer(path: pathlib.Path) -> Tokenizer:
 
 
 def main() -> None:
+    import xxhash  # only here: oracle.py uses read_tokenizer()
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=pathlib.Path)
     parser.add_argument("output", type=pathlib.Path)

@@ -1,10 +1,11 @@
-"""The reference model: a GGUF checkpoint's dequantised weights in transformers' LlamaForCausalLM, float32 throughout.
+"""The reference model: a GGUF checkpoint's dequantised weights in transformers' LlamaForCausalLM or Qwen2ForCausalLM, float32 throughout.
 
 Nothing here shares code with the library. Weights are dequantised by gguf-py, the network is transformers', the tokenizer is
 the `tokenizers` package fed with the file's own vocabulary and merges.
 
 Convention. GGUF files of architecture `llama` pair channels (2i, 2i+1) of a head for RoPE, transformers pairs (i, i + Dh/2).
-So row 2i + s of a head in the file is row s * Dh/2 + i in transformers, s in {0, 1}; only attn_q and attn_k are affected.
+So row 2i + s of a head in the file is row s * Dh/2 + i in transformers, s in {0, 1}; only attn_q and attn_k are affected. Files of
+architecture `qwen2` pair channels as transformers does.
 """
 from __future__ import annotations
 
@@ -45,28 +46,31 @@ def to_half_pairing(weight: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(pairs.transpose(0, 2, 1, 3)).reshape(weight.shape)
 
 
-def build_model(file: Checkpoint) -> transformers.LlamaForCausalLM:
+def build_model(file: Checkpoint) -> transformers.PreTrainedModel:
     """transformers' model with the file's weights, float32, eager attention."""
-    if file.value("general.architecture") != "llama":
-        raise SystemExit(f"[oracle] {file.path}: architecture '{file.value('general.architecture')}' isn't 'llama'")
-    heads, kv_heads = file.value("llama.attention.head_count"), file.value("llama.attention.head_count_kv")
-    config = transformers.LlamaConfig(
+    architecture = file.value("general.architecture")
+    if architecture not in ("llama", "qwen2"):
+        raise SystemExit(f"[oracle] {file.path}: architecture '{architecture}'; known: llama, qwen2")
+    is_llama = architecture == "llama"
+    number = lambda key: file.value(f"{architecture}.{key}")  # noqa: E731
+    heads, kv_heads = number("attention.head_count"), number("attention.head_count_kv")
+    classes = (transformers.LlamaConfig, transformers.LlamaForCausalLM) if is_llama else (transformers.Qwen2Config, transformers.Qwen2ForCausalLM)
+    config = classes[0](
         vocab_size=file.tensors["token_embd.weight"].shape[1].item(),
-        hidden_size=file.value("llama.embedding_length"),
-        intermediate_size=file.value("llama.feed_forward_length"),
-        num_hidden_layers=file.value("llama.block_count"),
+        hidden_size=number("embedding_length"),
+        intermediate_size=number("feed_forward_length"),
+        num_hidden_layers=number("block_count"),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=file.value("llama.context_length"),
-        rms_norm_eps=file.value("llama.attention.layer_norm_rms_epsilon"),
-        rope_theta=file.value("llama.rope.freq_base"),
+        max_position_embeddings=number("context_length"),
+        rms_norm_eps=number("attention.layer_norm_rms_epsilon"),
+        rope_theta=number("rope.freq_base"),
         tie_word_embeddings="output.weight" not in file.tensors,
-        attention_bias=False,
-        mlp_bias=False,
         attn_implementation="eager",
+        **({"attention_bias": False, "mlp_bias": False} if is_llama else {}),
     )
     with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(config)
+        model = classes[1](config)
     state = {
         "model.embed_tokens.weight": file.tensor("token_embd.weight"),
         "model.norm.weight": file.tensor("output_norm.weight"),
@@ -74,10 +78,11 @@ def build_model(file: Checkpoint) -> transformers.LlamaForCausalLM:
     state["lm_head.weight"] = (
         state["model.embed_tokens.weight"] if config.tie_word_embeddings else file.tensor("output.weight")
     )
+    paired = to_half_pairing if is_llama else lambda weight, _: weight
     for layer in range(config.num_hidden_layers):
         here, there = f"blk.{layer}.", f"model.layers.{layer}."
-        state[there + "self_attn.q_proj.weight"] = to_half_pairing(file.tensor(here + "attn_q.weight"), heads)
-        state[there + "self_attn.k_proj.weight"] = to_half_pairing(file.tensor(here + "attn_k.weight"), kv_heads)
+        state[there + "self_attn.q_proj.weight"] = paired(file.tensor(here + "attn_q.weight"), heads)
+        state[there + "self_attn.k_proj.weight"] = paired(file.tensor(here + "attn_k.weight"), kv_heads)
         state[there + "self_attn.v_proj.weight"] = file.tensor(here + "attn_v.weight")
         state[there + "self_attn.o_proj.weight"] = file.tensor(here + "attn_output.weight")
         state[there + "mlp.gate_proj.weight"] = file.tensor(here + "ffn_gate.weight")
@@ -85,6 +90,9 @@ def build_model(file: Checkpoint) -> transformers.LlamaForCausalLM:
         state[there + "mlp.down_proj.weight"] = file.tensor(here + "ffn_down.weight")
         state[there + "input_layernorm.weight"] = file.tensor(here + "attn_norm.weight")
         state[there + "post_attention_layernorm.weight"] = file.tensor(here + "ffn_norm.weight")
+        if not is_llama:
+            for name in "qkv":
+                state[there + f"self_attn.{name}_proj.bias"] = file.tensor(here + f"attn_{name}.bias").reshape(-1)
     used = len(state) - 1 if config.tie_word_embeddings else len(state)
     if used != len(file.tensors):
         raise SystemExit(f"[oracle] {file.path}: {len(file.tensors)} tensors, {used} of them used")
@@ -95,9 +103,13 @@ def build_model(file: Checkpoint) -> transformers.LlamaForCausalLM:
 
 
 def build_tokenizer(file: Checkpoint) -> tokenizers.Tokenizer:
-    """Byte-level BPE from the file's metadata (pre-tokenizer `smollm`: single digits, then the GPT-2 pattern)."""
+    """Byte-level BPE from the file's metadata. `smollm`: single digits, then the GPT-2 pattern; `qwen2`: its own pattern."""
+    if file.value("tokenizer.ggml.pre") == "qwen2":
+        import make_tokenizer_hashes
+
+        return make_tokenizer_hashes.read_tokenizer(file.path)
     if file.value("tokenizer.ggml.pre") != "smollm":
-        raise SystemExit(f"[oracle] {file.path}: pre-tokenizer '{file.value('tokenizer.ggml.pre')}' isn't 'smollm'")
+        raise SystemExit(f"[oracle] {file.path}: pre-tokenizer '{file.value('tokenizer.ggml.pre')}'; known: smollm, qwen2")
     tokens, kinds = file.value("tokenizer.ggml.tokens"), file.value("tokenizer.ggml.token_type")
     merges = [tuple(m.split(" ")) for m in file.value("tokenizer.ggml.merges")]
     result = tokenizers.Tokenizer(

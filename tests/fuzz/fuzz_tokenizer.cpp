@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "blockattn/io/gguf.hpp"
 #include "blockattn/text/stream_decoder.hpp"
 #include "blockattn/text/tokenizer.hpp"
 #include "support/exact_memory.hpp"
