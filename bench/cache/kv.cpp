@@ -106,7 +106,7 @@ nlohmann::json measure(options o, const std::string& kv, const std::vector<quest
 
 int run_kv(const options& o) {
   const auto questions = read_questions(o);
-  for (const char* kv : {"f32", "f16", "bf16", "q8_0", "q8_0:q4_0", "q4_0"}) std::cout << measure(o, kv, questions).dump() << std::endl;
+  for (const std::string& kv : o.kvs) std::cout << measure(o, kv, questions).dump() << std::endl;
   return 0;
 }
 

@@ -58,6 +58,7 @@ int main(int count, char** arguments) {
   ttft->add_option("-r", o.runs, "Runs");
   CLI::App* kv = common(app.add_subcommand("kv", "Types of keys and values compared"), true);
   kv->add_option("--questions", o.questions, "JSON lines {question, answers, title, text}")->required();
+  kv->add_option("--kv", o.kvs, "Types of keys and values; may be given several times")->capture_default_str();
   kv->add_option("--count", o.count, "Questions");
   kv->add_option("--passages", o.passages, "Passages of a prompt")->default_val(5);
   CLI11_PARSE(app, count, arguments);

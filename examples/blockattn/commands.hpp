@@ -98,9 +98,9 @@ inline constexpr const char* default_system_message =
 struct eval_options {
   common_options common;
   model_options model;
-  std::string questions, pool, state, svg;
+  std::string questions, pool, state, svg, chat_template;
   std::string system = default_system_message;
-  std::vector<std::string> plans, kv_types, adapters;
+  std::vector<std::string> plans, kv_types, adapters, stop;
   std::vector<int> passages = {10}, global_blocks = {1};
   int limit = 0;
   int tokens = 32;

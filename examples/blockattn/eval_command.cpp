@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <iterator>
+#include <map>
 #include <optional>
 
 #include "adapters.hpp"
@@ -55,6 +57,13 @@ std::string shipped_questions() {
   throw blockattn::io_error("[eval] questions_check.jsonl, which comes with the program, isn't there. Give --questions.");
 }
 
+std::string read_whole(const std::string& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::string text(std::istreambuf_iterator<char>(in), {});
+  if (!in) throw blockattn::io_error(cat("[eval] ", file, ": can't read. Check the path."));
+  return text;
+}
+
 /// One model with its KV type and adapter, and the rows that it answers for.
 class evaluation {
  public:
@@ -63,6 +72,7 @@ class evaluation {
     pool_.add(questions_);
     if (!options_.pool.empty()) pool_.add(read_questions(options_.pool));
     if (options_.limit > 0 && static_cast<std::size_t>(options_.limit) < questions_.size()) questions_.resize(static_cast<std::size_t>(options_.limit));
+    if (!options_.chat_template.empty()) template_ = blockattn::chat_template::from_source(read_whole(options_.chat_template), {}, options_.chat_template);
     add_rows();
   }
 
@@ -93,7 +103,15 @@ class evaluation {
  private:
   [[nodiscard]] std::string setup() const {
     return cat(fs::path(options_.model.path).filename().string(), ", ", questions_.size(), " questions, seed ", options_.seed, ", ", options_.tokens, " tokens, ",
-               options_.model.precision, options_.pool.empty() ? "" : ", pool " + fs::path(options_.pool).filename().string(), options_.system == default_system_message ? "" : ", system: " + options_.system);
+               options_.model.precision, options_.pool.empty() ? "" : ", pool " + fs::path(options_.pool).filename().string(), lora(),
+               options_.chat_template.empty() ? "" : ", template " + fs::path(options_.chat_template).filename().string(), options_.system == default_system_message ? "" : ", system: " + options_.system);
+  }
+
+  /// --lora, by the files' names: an answer's key names those of --adapters only.
+  [[nodiscard]] std::string lora() const {
+    std::string names;
+    for (const std::string& one : options_.model.lora) names += ", lora " + fs::path(one).filename().string();
+    return names;
   }
 
   void add_rows() {
@@ -128,10 +146,12 @@ class evaluation {
     blockattn::generation_options generation;
     generation.max_tokens = options_.tokens;
     generation.plan = plan_of(c);
+    generation.stop = options_.stop;
     generation.cancelled = [] { return interrupt_guard::interrupted(); };
-    const auto first = blockattn::session(opened_->model, cache_).ask(options_.system, passages, q.question, generation);
+    const auto prompt = (template_ ? *template_ : opened_->model.chat()).rag(options_.system, passages, q.question);
+    const auto first = blockattn::session(opened_->model, cache_).generate(prompt, generation);
     generation.max_tokens = 1;
-    const auto again = c.plan == "full" ? first : blockattn::session(opened_->model, cache_).ask(options_.system, passages, q.question, generation);
+    const auto again = c.plan == "full" ? first : blockattn::session(opened_->model, cache_).generate(prompt, generation);
     if (interrupt_guard::interrupted()) return std::nullopt;
     return eval_answer{first.text,    contains_answer(first.text, q.answers), static_cast<double>(again.operations), static_cast<double>(first.operations), again.ttft_ms,
                        first.ttft_ms, first.prompt_tokens,                    first.block_bytes};
@@ -155,6 +175,7 @@ class evaluation {
   std::string opened_as_;
   std::shared_ptr<blockattn::block_cache> cache_;
   std::map<std::string, blockattn::attention_plan> plans_;
+  std::optional<blockattn::chat_template> template_;
 };
 
 void write_text(const std::string& file, const std::string& text) {
@@ -194,6 +215,8 @@ void add_eval(CLI::App& app, eval_options& options) {
   app.add_option("-n,--tokens", options.tokens, "Most tokens of an answer")->check(CLI::Range(1, 4096))->capture_default_str();
   app.add_option("--seed", options.seed, "Decides the place of the passage with the answer")->capture_default_str();
   app.add_option("--system", options.system, "System message")->type_name("TEXT");
+  app.add_option("--template", options.chat_template, "Chat template (Jinja) in place of the model's own, for models that have none")->type_name("FILE");
+  app.add_option("--stop", options.stop, "Text that ends an answer; may be given several times")->allow_extra_args(false);
   app.add_option("--state", options.state, "Keep answers there; a later run with the same file goes on from them")->type_name("FILE");
   app.add_option("--svg", options.svg, "Write a plot of accuracy over FLOPs")->type_name("FILE");
   app.add_flag("--check", options.check, "Say in one line whether this model may be used in block mode");

@@ -269,6 +269,7 @@ def main() -> None:
     args = parse_arguments()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # with Boolean masks its gradients were NaN for Qwen2.5 in bfloat16
     started = time.monotonic()
     everything = data.load(args.questions)
     parts = [part[: args.limit] for part in data.split(everything)]
