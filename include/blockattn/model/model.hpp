@@ -172,6 +172,7 @@ class model {
 
   /// Keys, or values, of a layer of a block as numbers, [Hkv, T, Dh].
   [[nodiscard]] std::vector<float> layer_values(const kv_block& block, index_t layer, bool values) const {
+    if (block.memory() != nullptr) return layer_values(*to_host(block), layer, values);
     const kv_view view = block.layer(layer);
     std::vector<float> result(static_cast<std::size_t>(block.layout().kv_heads * block.tokens() * block.layout().head_dim));
     state_->compute.kernels->load_kv(values ? view.types.values : view.types.keys, values ? view.values : view.keys, static_cast<index_t>(result.size()), result.data());
@@ -181,14 +182,26 @@ class model {
   /// A copy of `block` with its keys rotated to `offset` (the paper's re-encoding), to be placed with placed_block::rotated.
   [[nodiscard]] std::shared_ptr<const kv_block> moved(const kv_block& block, index_t offset) const {
     const auto move = [&](const kv_block& from) { return moved_layers(from, [this](index_t layer) { return rope(layer); }, static_cast<double>(offset), *state_->compute.kernels); };
+    return block.memory() == nullptr ? move(block) : from_host(move(*to_host(block)));  // through the host: this is the comparison's path, not the fast one
+  }
+
+  /// A copy of a block of a GPU's in host memory.
+  [[nodiscard]] static std::shared_ptr<const kv_block> to_host(const kv_block& block) {
+    auto result = std::make_shared<kv_block>(block.layout(), block.tokens());
+    if (block.memory() != nullptr)
+      block.memory()->copy(result->data(), block.bytes(), block.data(), block.bytes(), block.bytes(), 1, kv_memory::direction::to_host);
+    else
+      std::copy_n(block.data(), block.bytes(), result->data());
+    return result;
+  }
+
+  /// A block in host memory as this model reads it: itself, or a copy on its GPU.
+  [[nodiscard]] std::shared_ptr<const kv_block> from_host(std::shared_ptr<const kv_block> block) const {
     kv_memory* memory = state_->decode->memory();
-    if (memory == nullptr) return move(block);
-    kv_block here(kv(), block.tokens());  // through the host: this is the comparison's path, not the fast one
-    memory->copy(here.data(), here.bytes(), block.data(), here.bytes(), here.bytes(), 1, kv_memory::direction::to_host);
-    const auto turned = move(here);
-    auto there = std::make_shared<kv_block>(kv(), block.tokens(), memory);
-    memory->copy(there->data(), here.bytes(), turned->data(), here.bytes(), here.bytes(), 1, kv_memory::direction::to_device);
-    return there;
+    if (memory == nullptr) return block;
+    auto result = std::make_shared<kv_block>(block->layout(), block->tokens(), memory);
+    memory->copy(result->data(), block->bytes(), block->data(), block->bytes(), block->bytes(), 1, kv_memory::direction::to_device);
+    return result;
   }
 
  private:

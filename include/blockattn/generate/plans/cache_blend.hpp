@@ -26,8 +26,9 @@ struct cache_blend_plan {
     if (run.reusable() == 0) return run.finish_blocks();
     const auto blocks = run.encode_alone(0, run.reusable());
     const auto fresh = first_layers(run);
-    const auto mixed = mix(m, blocks, *fresh);
-    const std::vector<bool> chosen = choose(m, *fresh, *mixed);
+    const auto host_mixed = mix(m, blocks, *fresh);
+    const std::vector<bool> chosen = choose(m, *fresh, *host_mixed);
+    const auto mixed = m.from_host(host_mixed);
     std::vector<token_run> again;
     const auto cached = static_cast<index_t>(chosen.size());
     for (index_t first = 0, last; first < cached; first = last) {
@@ -58,8 +59,11 @@ struct cache_blend_plan {
     control.layers = check + 1;
     const std::array runs = {forward_run{{ids, 0, {}, hidden_rows::none}, &tail}};
     (void)run.get_model().forward(runs, control);
-    return tail.finish();
+    return in_host(tail.finish());
   }
+
+  /// A block that the host can read.
+  [[nodiscard]] static std::shared_ptr<const kv_block> in_host(std::shared_ptr<const kv_block> block) { return block->memory() == nullptr ? block : model::to_host(*block); }
 
   /// One block of all cached tokens at their places: fresh below the check layer, moved cached ones from it on.
   [[nodiscard]] std::shared_ptr<const kv_block> mix(const model& m, const std::vector<std::shared_ptr<const kv_block>>& blocks, const kv_block& fresh) const {
@@ -68,7 +72,7 @@ struct cache_blend_plan {
     std::memcpy(result->data(), fresh.data(), static_cast<std::size_t>(check * layer_bytes));
     index_t offset = 0;
     for (const auto& block : blocks) {
-      const auto moved = m.moved(*block, offset);
+      const auto moved = in_host(m.moved(*block, offset));
       for (index_t l = check; l < fresh.layout().layers; ++l) copy_layer(*moved, *result, l, offset);
       offset += block->tokens();
     }

@@ -202,7 +202,7 @@ class prompt_run {
     tails.reserve(which.size());
     for (const std::size_t i : which) {
       const block_encoding& e = encodings[i];
-      tails.emplace_back(model_->kv(), static_cast<index_t>(e.ids.size()));
+      tails.push_back(model_->make_tail(static_cast<index_t>(e.ids.size())));
       runs.push_back({{e.ids, e.position, e.context, e.rows, e.rotations}, &tails.back()});
     }
     const std::vector<matrix> states = with_team([&] { return model_->forward(runs, control_); });
