@@ -37,7 +37,7 @@ std::string cleaned(const std::string& question) {
 assistant::assistant(const ask_options& options)
     : options_(options),
       opened_(open_adapted_model(options.model)),
-      cache_(make_cache(options.model)),
+      cache_(make_cache(options.model, opened_.model)),
       index_(index_file(options), index_format(model_, options)) {
   update_index();
   if (make_plan(options_.plan).mode == blockattn::attention_mode::block)

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "adapters.hpp"
+#include "blockattn/cache/host_tier.hpp"
 #include "blockattn/cache/lmdb_tier.hpp"
 #include "blockattn/cache/pack.hpp"
 #include "blockattn/cache/redis_tier.hpp"
@@ -28,8 +29,10 @@ std::vector<blockattn::adapter_file> asked_adapters(const model_options& options
 }
 
 /// What was asked for by name must open; where blocks are only kept, a warning is enough: the answer is the same.
-blockattn::tier_list open_tiers(const model_options& options) {
+blockattn::tier_list open_tiers(const model_options& options, const blockattn::model& model) {
   blockattn::tier_list tiers;
+  if (model.on_gpu() && options.host_mb > 0)
+    tiers.push_back(std::make_shared<blockattn::host_tier>(model.memory(), static_cast<std::size_t>(options.host_mb) << 20, warnings()));
   for (const std::string& pack : options.packs)
     tiers.push_back(std::make_shared<blockattn::pack_tier>(pack, warnings()));
   if (!options.disk_cache.empty()) {
@@ -89,9 +92,9 @@ adapted_model open_adapted_model(const model_options& options) {
   return result;
 }
 
-std::shared_ptr<blockattn::block_cache> make_cache(const model_options& options) {
+std::shared_ptr<blockattn::block_cache> make_cache(const model_options& options, const blockattn::model& model) {
   return std::make_shared<blockattn::block_cache>(static_cast<std::size_t>(options.cache_mb) << 20, warnings(),
-                                                  open_tiers(options));
+                                                  open_tiers(options, model));
 }
 
 blockattn::attention_plan make_plan(const plan_options& options) {

@@ -38,7 +38,7 @@ struct adapted_model {
 /// As open_model(); if no flag says otherwise and an adapter for exactly this checkpoint comes with the program, with
 /// that one.
 [[nodiscard]] adapted_model open_adapted_model(const model_options& options);
-[[nodiscard]] std::shared_ptr<blockattn::block_cache> make_cache(const model_options& options);
+[[nodiscard]] std::shared_ptr<blockattn::block_cache> make_cache(const model_options& options, const blockattn::model& model);
 [[nodiscard]] blockattn::attention_plan make_plan(const plan_options& options);
 
 /// Options of a generation; Ctrl-C cancels it, `bar` shows the prefill.

@@ -135,7 +135,7 @@ class evaluation {
     if (!c.adapter.empty()) model.lora = {c.adapter};
     opened_.emplace(open_adapted_model(model));
     if (opened_->by_default) note(cat("using ", fs::path(opened_->adapters.front()).filename().string(), "; --lora none: without it"));
-    cache_ = make_cache(options_.model);
+    cache_ = make_cache(options_.model, opened_->model);
     opened_as_ = wanted;
   }
 

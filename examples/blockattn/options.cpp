@@ -101,6 +101,9 @@ void add_model(CLI::App& app, model_options& options) {
   app.add_option("--cache-mb", options.cache_mb, "Most memory that cached blocks may take, in MiB; 0: no cache")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
+  app.add_option("--host-mb", options.host_mb, "On a GPU: most host memory for blocks that find no room on the device any more, in MiB; 0: none")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
 }
 
 void add_tiers(CLI::App& app, model_options& options) {

@@ -27,6 +27,7 @@ struct model_options {
   std::string quantized_file;      ///< where the quantised model is written; empty: nowhere
   std::string device = "cpu";      ///< cpu, cuda, auto
   int cache_mb = 512;              ///< byte budget of the block cache, MiB
+  int host_mb = 0;                 ///< on a GPU: byte budget of pinned host memory for blocks that leave the device, MiB
   std::vector<std::string> packs;  ///< files that `pack` wrote, asked in this order
   std::string disk_cache;          ///< folder of blocks that survive the program; empty: none
   int disk_mb = 4096;              ///< most MiB of its file

@@ -84,7 +84,7 @@ int run_run(const run_options& options) {
   const std::vector<std::string> texts = read_blocks(options.blocks_file);
   return with_threads(options.common.threads, [&] {
     const blockattn::model model = open_model(options.model);
-    const auto cache = make_cache(options.model);
+    const auto cache = make_cache(options.model, model);
     const std::vector<blockattn::text_block> prompt = make_prompt(model, texts, options);
     const interrupt_guard guard;
     progress_bar bar("reading the prompt", "tokens", !options.common.json);

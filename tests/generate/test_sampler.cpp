@@ -392,3 +392,39 @@ TEST_CASE("sampler: options out of range are named with what was got and what is
   CHECK_NOTHROW(sampler(
       {.temperature = 2, .top_k = 1, .top_p = 1, .min_p = 1, .repetition_penalty = 0.1f, .repetition_window = -1}));
 }
+
+TEST_CASE("sampler: the candidates that it asks for give the token that all logits give", "[generate][sampler]") {
+  std::vector<sampling_options> settings = {{},
+                                            {.repetition_penalty = 1.5f},
+                                            {.temperature = 1, .top_k = 20, .seed = 3},
+                                            {.temperature = 0.8f, .top_k = 50, .top_p = 0.9f, .seed = 4},
+                                            {.temperature = 1.5f, .top_k = 7, .min_p = 0.2f, .repetition_penalty = 1.2f, .repetition_window = 5, .seed = 5},
+                                            {.temperature = 1, .top_k = 5000, .top_p = 0.99f, .min_p = 0.01f, .seed = 6}};
+  for (const sampling_options& o : settings) {
+    sampler all(o), few(o);
+    ids recent;
+    for (std::uint64_t step = 0; step < 50; ++step) {
+      floats logits = random_logits(1000, step, 3);
+      for (std::size_t i = 0; i < 100; ++i) logits[i * 10] = logits[(i * 37) % 1000];  // equal ones
+      logits[5] = nan_value, logits[6] = -inf, logits[7] = -0.0f, logits[8] = 0;
+      const auto request = few.request(recent, 1000);
+      REQUIRE(request.has_value());
+      std::vector<token_candidate> highest;
+      for (std::size_t i = 0; i < logits.size(); ++i)
+        if (logits[i] > -inf) highest.push_back({logits[i], static_cast<token_id>(i)});
+      for (token_candidate& c : highest)
+        if (std::find(request->penalised.begin(), request->penalised.end(), c.id) != request->penalised.end())
+          c.logit = c.logit > 0 ? c.logit / request->penalty : c.logit * request->penalty;
+      std::sort(highest.begin(), highest.end(), [](const token_candidate& a, const token_candidate& b) { return before(a, b); });
+      highest.resize(std::min(highest.size(), static_cast<std::size_t>(request->count)));
+      const token_id expected = all.sample(logits, recent);
+      CHECK(few.sample_from(highest, 1000) == expected);
+      recent.push_back(expected);
+    }
+  }
+  CHECK(!sampler({.temperature = 1, .top_p = 0.9f}).request({}, 1000).has_value());
+  CHECK(!sampler({.temperature = 1, .min_p = 0.1f}).request({}, 1000).has_value());
+  CHECK_THROWS_AS(sampler().sample_from({}, 1000), argument_error);
+  const ids outside = {1000};
+  CHECK_THROWS_AS(sampler({.repetition_penalty = 2}).request(outside, 1000), argument_error);
+}

@@ -18,7 +18,7 @@
 // pinned blocks exceed the budget only after it was lowered; then nothing else is kept until enough is unpinned.
 //
 // Tiers below. What isn't kept here may lie on disk or on a server: an owner asks with fetch() before it encodes. What is
-// published goes to every tier; what a tier found goes to those above it, and is kept here too unless it lies in a map,
+// published goes to every tier, what is evicted to those that take such blocks (host_tier); what a tier found goes to those above it, and is kept here too unless it lies in a map,
 // where the system keeps it. pin(), unpin(), erase() and contains() reach into the tiers; the others don't.
 //
 // Recency is renewed by a reservation that hits, by find() and by the last unpin(). All functions may be called from
@@ -195,6 +195,13 @@ class cache_state {
     evict_to(byte_budget_, news);
   }
 
+  /// Evicts `bytes` or all that isn't pinned; returns how many.
+  std::size_t release(std::size_t bytes, cache_news& news) {
+    const std::size_t before = bytes_;
+    evict_to(bytes_ > bytes ? bytes_ - bytes : 0, news);
+    return before - bytes_;
+  }
+
   [[nodiscard]] cache_stats stats() const {
     cache_stats result = counts;
     result.bytes = bytes_;
@@ -205,8 +212,10 @@ class cache_state {
     return result;
   }
 
-  /// Tells the sink what happened. The mutex must be free.
+  /// Tells the tiers and the sink what happened. The mutex must be free.
   void report(const cache_news& news) const {
+    for (const auto& entry : news.evicted)
+      for (const auto& tier : lower) tier->evicted(entry->key, entry->block);
     if (!sink_) return;
     for (const auto& entry : news.evicted)
       log(sink_, log_level::debug,
@@ -405,6 +414,21 @@ class block_cache {
       state_->set_budget(byte_budget, news);
     }
     state_->report(news);
+  }
+
+  /// Gives memory back at once: evicts at least `bytes`, or all that isn't pinned, and returns how many bytes that was. Waits until the tiers have taken what they want.
+  std::size_t release(std::size_t bytes) {
+    std::size_t released = 0;
+    {
+      detail::cache_news news;
+      {
+        const std::lock_guard lock(state_->mutex);
+        released = state_->release(bytes, news);
+      }
+      state_->report(news);
+    }
+    flush();
+    return released;
   }
 
   [[nodiscard]] cache_stats stats() const {

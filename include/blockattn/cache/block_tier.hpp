@@ -55,6 +55,9 @@ class block_tier {
   /// Stores a block, now or a little later. Doesn't wait for anything slow.
   virtual void put(const block_key& key, std::shared_ptr<const kv_block> block) = 0;
 
+  /// The cache has let go of a block to make room for others. For a tier that takes what memory had; doesn't wait either.
+  virtual void evicted(const block_key& /*key*/, const std::shared_ptr<const kv_block>& /*block*/) {}
+
   /// Whether a find() would probably hit. Renews nothing, counts nothing, verifies nothing.
   [[nodiscard]] virtual bool contains(const block_key& key) = 0;
 

@@ -4,6 +4,7 @@
 //   [gguf] model.gguf: tensor 'blk.0.attn_q.weight' needs bytes 4096+204800, the file has 9000. Truncated download?
 #pragma once
 
+#include <cstddef>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -38,6 +39,17 @@ struct context_error : argument_error {
 /// The caller's cancellation was seen. Nothing half-made is left in a cache or a session.
 struct cancelled_error : error {
   using error::error;
+};
+
+/// A GPU or its driver refused an operation. What the operation was to change is undefined; other sessions and the process go on.
+struct cuda_error : error {
+  using error::error;
+};
+
+/// A GPU hasn't as much memory free as an operation needs. Memory that is given back lets it be tried again.
+struct cuda_memory_error : cuda_error {
+  cuda_memory_error(const std::string& what, std::size_t needed) : cuda_error(what), needed_bytes(needed) {}
+  std::size_t needed_bytes;
 };
 
 /// Concatenates anything that an ostream prints; the way messages are put together.

@@ -102,6 +102,8 @@ class kv_memory {
   virtual ~kv_memory() = default;
   /// At least `bytes` bytes, 256-byte aligned, freed with the last copy of the pointer.
   [[nodiscard]] virtual std::shared_ptr<std::byte> allocate(index_t bytes) = 0;
+  /// At least `bytes` bytes of host memory that copies from and to this memory are fastest with, 64-byte aligned, freed with the last copy of the pointer.
+  [[nodiscard]] virtual std::shared_ptr<std::byte> allocate_host(index_t bytes) = 0;
   enum class direction { to_device, to_host, on_device };
   /// Copies `count` pieces of `bytes` each, which lie `to_step` and `from_step` bytes apart.
   virtual void copy(std::byte* to, index_t to_step, const std::byte* from, index_t from_step, index_t bytes, index_t count, direction way) = 0;

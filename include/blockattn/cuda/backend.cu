@@ -7,10 +7,12 @@
 #include <atomic>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <utility>
 
 #include "blockattn/cuda/device/attention_groups.cuh"
+#include "blockattn/cuda/device/sampling.cuh"
 #include "blockattn/cuda/device/token.cuh"
 #include "blockattn/cuda/device/weights.cuh"
 #include "blockattn/cuda/engine.hpp"
@@ -35,9 +37,11 @@ inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel)
 /// A stream of a device, its memory pool and cuBLAS. Lives as long as anything allocated from it.
 class device_context {
  public:
-  explicit device_context(int device) : device_(device) {
+  device_context(int device, index_t limit) : device_(device), limit_(limit) {
     check(cudaSetDevice(device), "cudaSetDevice");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaEventCreateWithFlags(&before_copy_, cudaEventDisableTiming), "cudaEventCreate");
     cudaMemPool_t pool;
     check(cudaDeviceGetDefaultMemPool(&pool, device), "cudaDeviceGetDefaultMemPool");
     std::uint64_t keep = ~std::uint64_t{0};
@@ -48,6 +52,8 @@ class device_context {
   ~device_context() {
     (void)cudaStreamSynchronize(stream_);
     (void)cublasDestroy(blas_);
+    (void)cudaEventDestroy(before_copy_);
+    (void)cudaStreamDestroy(copies_);
     (void)cudaStreamDestroy(stream_);
   }
   device_context(const device_context&) = delete;
@@ -62,20 +68,54 @@ class device_context {
   [[nodiscard]] std::byte* allocate(index_t bytes, const char* what, const char* advice) const {
     use();
     void* p = nullptr;
-    const cudaError_t status = cudaMallocAsync(&p, static_cast<std::size_t>(std::max<index_t>(bytes, 256)), stream_);
+    const bool over = limit_ > 0 && used_ + bytes > limit_;
+    const cudaError_t status = over ? cudaErrorMemoryAllocation : cudaMallocAsync(&p, static_cast<std::size_t>(std::max<index_t>(bytes, 256)), stream_);
     if (status == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();
       std::size_t free = 0, total = 0;
       (void)cudaMemGetInfo(&free, &total);
-      throw cuda_error(cat("[cuda] out of memory: ", what, " needs ", bytes, " bytes, ", free, " of ", total, " are free. ", advice));
+      const std::string left = over ? cat(limit_ - used_, " of this model's ", limit_) : cat(free + unused(), " of ", total);
+      throw cuda_memory_error(cat("[cuda] out of memory: ", what, " needs ", bytes, " bytes, ", left, " are free. ", advice), static_cast<std::size_t>(bytes));
     }
     check(status, "cudaMallocAsync");
+    used_ += bytes;
     return static_cast<std::byte*>(p);
   }
-  void free(std::byte* p) const noexcept { (void)cudaFreeAsync(p, stream_); }
+  /// `bytes` as they were asked for.
+  void free(std::byte* p, index_t bytes) const noexcept {
+    (void)cudaFreeAsync(p, stream_);
+    used_ -= bytes;
+  }
+
+  /// A copy between host and device, after all work that was given to the device before and beside what comes later; waits for it.
+  void copy_beside(std::byte* to, index_t to_step, const std::byte* from, index_t from_step, index_t bytes, index_t count, cudaMemcpyKind kind) {
+    const std::lock_guard lock(copying_);
+    check(cudaEventRecord(before_copy_, stream_), "cudaEventRecord");
+    check(cudaStreamWaitEvent(copies_, before_copy_), "cudaStreamWaitEvent");
+    const auto size = static_cast<std::size_t>(bytes);
+    check(count == 1 ? cudaMemcpyAsync(to, from, size, kind, copies_)
+                     : cudaMemcpy2DAsync(to, static_cast<std::size_t>(to_step), from, static_cast<std::size_t>(from_step), size, static_cast<std::size_t>(count), kind, copies_),
+          "copy of keys and values");
+    check(cudaStreamSynchronize(copies_), "copy of keys and values");
+  }
 
  private:
+  /// Bytes that the pool holds and nobody uses.
+  [[nodiscard]] std::size_t unused() const {
+    cudaMemPool_t pool;
+    std::uint64_t reserved = 0, used = 0;
+    if (cudaDeviceGetDefaultMemPool(&pool, device_) != cudaSuccess || cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved) != cudaSuccess ||
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used) != cudaSuccess)
+      return 0;
+    return static_cast<std::size_t>(reserved - used);
+  }
+
   int device_;
+  index_t limit_;
+  mutable std::atomic<index_t> used_{0};
+  std::mutex copying_;
+  cudaStream_t copies_ = nullptr;
+  cudaEvent_t before_copy_ = nullptr;
   cudaStream_t stream_ = nullptr;
   cublasHandle_t blas_ = nullptr;
 };
@@ -103,7 +143,7 @@ class device_buffer {
 
  private:
   void release() {
-    if (data_ != nullptr) context_->free(data_);
+    if (data_ != nullptr) context_->free(data_, bytes_);
     data_ = nullptr;
     bytes_ = 0;
   }
@@ -157,12 +197,12 @@ namespace {
 
 inline constexpr index_t few_tokens = 8;       ///< up to so many, weights are streamed against each token
 inline constexpr index_t chunk_tokens = 4096;  ///< that go through all layers together
-inline constexpr const char* less_context = "Lower the cache's budget or the context, or load fewer layers onto the GPU.";
+inline constexpr const char* less_context = "Lower the cache's budget or the context, or take a smaller quantisation of the model.";
 
 }  // namespace
 
 struct engine::state {
-  state(const network_facts& given, const engine_options& wanted) : options(wanted), net(given), context(std::make_shared<device_context>(wanted.device)) {
+  state(const network_facts& given, const engine_options& wanted) : options(wanted), net(given), context(std::make_shared<device_context>(wanted.device, wanted.memory_limit)) {
     for (const device_facts& d : find_devices().devices)
       if (d.number == wanted.device) facts = d;
     check_options();
@@ -184,8 +224,8 @@ struct engine::state {
   [[nodiscard]] index_t stored_bytes(const weight_view& w) const { return (net.synthetic ? 2 * w.columns : row_bytes(w.type, w.columns)) * w.rows; }
 
   std::byte* place(index_t bytes) {
-    std::byte* p = context->allocate(bytes, "the model's weights", "Load fewer layers onto the GPU, or a smaller quantisation of the model.");
-    weights.push_back(std::shared_ptr<std::byte>(p, [c = context](std::byte* q) { c->free(q); }));
+    std::byte* p = context->allocate(bytes, "the model's weights", "Take a smaller quantisation of the model, or compute on the CPU.");
+    weights.push_back(std::shared_ptr<std::byte>(p, [c = context, bytes](std::byte* q) { c->free(q, bytes); }));
     weight_bytes += bytes;
     return p;
   }
@@ -696,9 +736,8 @@ struct engine::state {
     return seen;
   }
 
-  void project(const float* from, index_t rows, float* out) {
-    const std::lock_guard lock(mutex);
-    context->use();
+  /// Logits [rows, V] of hidden states in host memory, on the device.
+  void compute_logits(const float* from, index_t rows) {
     hidden.need(context, rows * net.width * 4, "hidden states", less_context);
     logits.need(context, rows * net.vocabulary * 4, "logits", less_context);
     check(cudaMemcpyAsync(hidden.as<float>(), from, static_cast<std::size_t>(rows * net.width) * 4, cudaMemcpyHostToDevice, context->stream()), "upload of hidden states");
@@ -711,8 +750,56 @@ struct engine::state {
     }
     const index_t count = rows * net.vocabulary;
     if (net.logit_soft_cap > 0) launch("cap_values", cap_values, dim3(static_cast<unsigned>((count + 255) / 256)), 256, 0, logits.as<float>(), count, net.logit_soft_cap);
-    check(cudaMemcpyAsync(out, logits.as<float>(), static_cast<std::size_t>(count) * 4, cudaMemcpyDeviceToHost, context->stream()), "download of logits");
+  }
+
+  void project(const float* from, index_t rows, float* out) {
+    const std::lock_guard lock(mutex);
+    context->use();
+    compute_logits(from, rows);
+    check(cudaMemcpyAsync(out, logits.as<float>(), static_cast<std::size_t>(rows * net.vocabulary) * 4, cudaMemcpyDeviceToHost, context->stream()), "download of logits");
     context->wait();
+  }
+
+  // ---- sampling
+
+  std::vector<token_candidate> highest(const float* from, const candidate_request& request) {
+    const std::lock_guard lock(mutex);
+    context->use();
+    compute_logits(from, 1);
+    if (request.penalty != 1 && !request.penalised.empty()) penalise(request.penalised, request.penalty);
+    std::vector<std::uint64_t> chosen(static_cast<std::size_t>(request.count));
+    const std::uint64_t* from_device = select(request.count);
+    check(cudaMemcpyAsync(chosen.data(), from_device, chosen.size() * 8, cudaMemcpyDeviceToHost, context->stream()), "download of candidates");
+    context->wait();
+    std::sort(chosen.begin(), chosen.end(), std::greater<>());
+    std::vector<token_candidate> result;
+    for (const std::uint64_t rank : chosen) {
+      const auto order = static_cast<std::uint32_t>(rank >> 32);
+      if (rank != 0) result.push_back({std::bit_cast<float>((order & 0x80000000U) != 0 ? order ^ 0x80000000U : ~order), static_cast<token_id>(0xffffffffU - static_cast<std::uint32_t>(rank))});
+    }
+    return result;
+  }
+
+  void penalise(std::span<const token_id> ids, float penalty) {
+    const auto count = static_cast<index_t>(ids.size());
+    request.need(context, count * 4, "a request's tables", less_context);
+    check(cudaMemcpyAsync(request.as<token_id>(), ids.data(), ids.size() * 4, cudaMemcpyHostToDevice, context->stream()), "upload of a request");
+    launch("penalise_tokens", penalise_tokens, dim3(blocks_for(count)), 256, 0, logits.as<float>(), request.as<token_id>(), static_cast<int>(count), penalty);
+  }
+
+  /// Ranks of the `count` highest logits, in rounds: each leaves `count` of a slice.
+  const std::uint64_t* select(index_t count) {
+    const auto slices = [](index_t of) { return (of + select_slice - 1) / select_slice; };
+    index_t total = slices(net.vocabulary) * count;
+    ranks.need(context, 2 * total * 8, "candidates", less_context);
+    std::uint64_t *to = ranks.as<std::uint64_t>(), *other = to + total;
+    launch("select_highest", select_highest<float>, dim3(static_cast<unsigned>(slices(net.vocabulary))), select_threads, 0, logits.as<float>(), static_cast<int>(net.vocabulary), static_cast<int>(count), to);
+    while (total > count) {
+      launch("select_highest", select_highest<std::uint64_t>, dim3(static_cast<unsigned>(slices(total))), select_threads, 0, to, static_cast<int>(total), static_cast<int>(count), other);
+      total = slices(total) * count;
+      std::swap(to, other);
+    }
+    return to;
   }
 
   engine_options options;
@@ -728,7 +815,7 @@ struct engine::state {
   const float* norm = nullptr;
   std::vector<const double*> frequencies;
   std::vector<std::byte> staged;
-  device_buffer x, added, narrow, projected, attended, both, gated, hidden, logits, scratch, request, angles, partial;
+  device_buffer x, added, narrow, projected, attended, both, gated, hidden, logits, scratch, request, angles, partial, ranks;
   std::mutex mutex;
 };
 
@@ -739,7 +826,7 @@ std::shared_ptr<std::byte> engine::allocate(index_t bytes) {
   std::byte* p = state_->context->allocate(bytes, "keys and values", less_context);
   *state_->kv_bytes += bytes;
   return {p, [context = state_->context, counter = state_->kv_bytes, bytes](std::byte* q) {
-            context->free(q);
+            context->free(q, bytes);
             *counter -= bytes;
           }};
 }
@@ -755,23 +842,24 @@ void engine::copy(std::byte* to, index_t to_step, const std::byte* from, index_t
   if (bytes == 0 || count == 0) return;
   state_->context->use();
   const cudaMemcpyKind kind = way == direction::to_device ? cudaMemcpyHostToDevice : (way == direction::to_host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice);
+  if (way != direction::on_device) return state_->context->copy_beside(to, to_step, from, from_step, bytes, count, kind);
   if (count == 1)
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, state_->context->stream()), "copy of keys and values");
   else
     check(cudaMemcpy2DAsync(to, static_cast<std::size_t>(to_step), from, static_cast<std::size_t>(from_step), static_cast<std::size_t>(bytes), static_cast<std::size_t>(count), kind,
                           state_->context->stream()),
         "copy of keys and values");
-  if (way != direction::on_device) state_->context->wait();
 }
 
 void engine::forward(const forward_run& run, float* hidden) { state_->forward(run, hidden); }
 void engine::project(const float* hidden, index_t rows, float* logits) { state_->project(hidden, rows, logits); }
+std::vector<token_candidate> engine::highest(const float* hidden, const candidate_request& request) { return state_->highest(hidden, request); }
 const device_facts& engine::device() const { return state_->facts; }
 
 memory_use engine::memory() const {
   const state& s = *state_;
   memory_use use{s.weight_bytes, 0, *s.kv_bytes, 0, 0};
-  for (const device_buffer* b : {&s.x, &s.added, &s.narrow, &s.projected, &s.attended, &s.both, &s.gated, &s.hidden, &s.logits, &s.scratch, &s.request, &s.angles, &s.partial})
+  for (const device_buffer* b : {&s.x, &s.added, &s.narrow, &s.projected, &s.attended, &s.both, &s.gated, &s.hidden, &s.logits, &s.scratch, &s.request, &s.angles, &s.partial, &s.ranks})
     use.workspace += b->bytes();
   std::size_t free = 0, total = 0;
   (void)cudaMemGetInfo(&free, &total);

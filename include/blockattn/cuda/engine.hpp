@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "blockattn/core/candidates.hpp"
 #include "blockattn/core/dtype.hpp"
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/kv.hpp"
@@ -18,11 +19,6 @@
 #include "blockattn/kernels/kernel_table.hpp"
 
 namespace blockattn::inline v0 {
-
-/// The device or its driver refused an operation. What the operation was to change is undefined; other sessions and the process go on.
-struct cuda_error : error {
-  using error::error;
-};
 
 namespace cuda {
 
@@ -99,6 +95,7 @@ struct engine_options {
   int device = 0;
   arithmetic kind = arithmetic::fast;
   kv_types kv;
+  index_t memory_limit = 0;  ///< bytes of device memory that weights, keys and values and intermediate values may take in all; 0: what is free
 };
 
 /// What the engine holds on the device.
@@ -108,7 +105,7 @@ struct memory_use {
 
 class engine final : public kv_memory {
  public:
-  /// Uploads the weights. Throws cuda_error; out of memory says what was needed and what was free.
+  /// Uploads the weights. Throws cuda_error; out of memory (cuda_memory_error) says what was needed and what was free.
   engine(const network_facts& network, const engine_options& options);
   ~engine() override;
   engine(const engine&) = delete;
@@ -118,12 +115,17 @@ class engine final : public kv_memory {
   [[nodiscard]] std::shared_ptr<std::byte> allocate(index_t bytes) override;
   /// Host memory that the bus reads at full speed. Throws cuda_error.
   [[nodiscard]] std::shared_ptr<std::byte> allocate_pinned(index_t bytes);
+  [[nodiscard]] std::shared_ptr<std::byte> allocate_host(index_t bytes) override { return allocate_pinned(bytes); }
+  /// Copies from and to the host have been made when it returns; they run beside kernels of later calls.
   void copy(std::byte* to, index_t to_step, const std::byte* from, index_t from_step, index_t bytes, index_t count, direction way) override;
 
   /// Runs the tokens through all layers; hidden states [rows, D] after the last norm go to host memory.
   void forward(const forward_run& run, float* hidden);
   /// Logits [rows, V] of hidden states [rows, D], both in host memory.
   void project(const float* hidden, index_t rows, float* logits);
+  /// Of the logits of one hidden state [D] in host memory, those asked for, in order; only they leave the device. request.count: 1 to most_candidates.
+  [[nodiscard]] std::vector<token_candidate> highest(const float* hidden, const candidate_request& request);
+  static constexpr index_t most_candidates = 2048;
 
   [[nodiscard]] const device_facts& device() const;
   [[nodiscard]] memory_use memory() const;

@@ -25,10 +25,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <random>
 #include <span>
 #include <vector>
 
+#include "blockattn/core/candidates.hpp"
 #include "blockattn/core/error.hpp"
 #include "blockattn/core/shape.hpp"
 
@@ -88,18 +90,32 @@ class sampler {
     return draw(highest);
   }
 
+  /// What is enough to know of the logits for the next choice, where a GPU can pick that out; nullopt: all of them. Valid until the next call. Throws as sample() for
+  /// recent tokens.
+  [[nodiscard]] std::optional<candidate_request> request(std::span<const token_id> recent, index_t vocabulary) {
+    const bool greedy = options_.temperature == 0;
+    if (!greedy && options_.top_k == 0) return std::nullopt;  // top-p and min-p alone are of all logits
+    list_seen(recent, static_cast<std::size_t>(vocabulary));
+    return candidate_request{greedy ? 1 : std::min<index_t>(options_.top_k, vocabulary), seen_, options_.repetition_penalty};
+  }
+
+  /// The next token by the answer to request(): the one that sample() finds in all logits.
+  [[nodiscard]] token_id sample_from(std::span<const token_candidate> highest, index_t vocabulary) {
+    if (highest.empty()) no_token(static_cast<std::size_t>(vocabulary));
+    if (options_.temperature == 0) return highest.front().id;
+    kept_.assign(highest.begin(), highest.end());
+    const float best = kept_.front().logit;
+    if (options_.top_p < 1) keep_nucleus({}, best);
+    drop_improbable(best);
+    return draw(best);
+  }
+
   [[nodiscard]] const sampling_options& options() const { return options_; }
 
  private:
-  struct candidate {
-    float logit;
-    token_id id;
-  };
+  using candidate = token_candidate;
 
-  /// The order of candidates: total, so that the choice doesn't depend on how a library sorts.
-  [[nodiscard]] static bool before(const candidate& a, const candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-  }
+  [[nodiscard]] static bool in_order(const candidate& a, const candidate& b) { return before(a, b); }
 
   /// l - highest in double precision; 0 for the highest, even if infinite.
   [[nodiscard]] static double below(float logit, float highest) {
@@ -107,20 +123,32 @@ class sampler {
   }
 
   void penalise(std::span<float> logits, std::span<const token_id> recent) {
+    list_seen(recent, logits.size());
+    for (const token_id id : seen_) {
+      float& logit = logits[static_cast<std::size_t>(id)];
+      logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
+    }
+  }
+
+  /// seen_ = the tokens that the repetition penalty applies to, each once.
+  void list_seen(std::span<const token_id> recent, std::size_t vocabulary) {
+    seen_.clear();
     if (options_.repetition_penalty == 1 || options_.repetition_window == 0) return;
     const auto window = static_cast<std::size_t>(options_.repetition_window);
     if (options_.repetition_window > 0 && recent.size() > window) recent = recent.last(window);
     seen_.assign(recent.begin(), recent.end());
     std::sort(seen_.begin(), seen_.end());
     seen_.erase(std::unique(seen_.begin(), seen_.end()), seen_.end());
-    if (!seen_.empty() && (seen_.front() < 0 || static_cast<std::size_t>(seen_.back()) >= logits.size()))
+    if (!seen_.empty() && (seen_.front() < 0 || static_cast<std::size_t>(seen_.back()) >= vocabulary))
       throw argument_error(cat("[sampler] a recent token isn't in the vocabulary; got ",
                                seen_.front() < 0 ? seen_.front() : seen_.back(), "; allowed: 0 to ",
-                               static_cast<index_t>(logits.size()) - 1, ". Are the logits of another model?"));
-    for (const token_id id : seen_) {
-      float& logit = logits[static_cast<std::size_t>(id)];
-      logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
-    }
+                               static_cast<index_t>(vocabulary) - 1, ". Are the logits of another model?"));
+  }
+
+  [[noreturn]] static void no_token(std::size_t vocabulary) {
+    throw argument_error(
+        cat("[sampler] no token can be chosen: none of the ", vocabulary,
+            " logits is a number above -infinity. The model's weights or its computation are damaged."));
   }
 
   [[nodiscard]] static token_id most_probable(std::span<const float> logits) {
@@ -132,10 +160,7 @@ class sampler {
         at = i;
       }
     }
-    if (at == logits.size())
-      throw argument_error(
-          cat("[sampler] no token can be chosen: none of the ", logits.size(),
-              " logits is a number above -infinity. The model's weights or its computation are damaged."));
+    if (at == logits.size()) no_token(logits.size());
     return static_cast<token_id>(at);
   }
 
@@ -153,12 +178,12 @@ class sampler {
       floor = kept_[count - 1].logit;
     }
     if (kept_.size() > count) cut(count);
-    std::sort(kept_.begin(), kept_.end(), before);
+    std::sort(kept_.begin(), kept_.end(), in_order);
   }
 
   /// Leaves the first `count` candidates, the last of them in its place. Precondition: 0 < count < kept_.size().
   void cut(std::size_t count) {
-    std::nth_element(kept_.begin(), kept_.begin() + static_cast<std::ptrdiff_t>(count - 1), kept_.end(), before);
+    std::nth_element(kept_.begin(), kept_.begin() + static_cast<std::ptrdiff_t>(count - 1), kept_.end(), in_order);
     kept_.resize(count);
   }
 

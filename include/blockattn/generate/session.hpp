@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -216,7 +217,9 @@ class session {
     operation_counter operations{0};
     forward_control control = given;
     control.operations = &operations;
-    std::vector<float> logits = plan.is_method() ? prefill_by_method(checked(blocks, result), plan, control, closing, result) : prefill_blocks(blocks, plan, control, result);
+    std::vector<float> logits = with_room([&] {
+      return plan.is_method() ? prefill_by_method(checked(blocks, result), plan, control, closing, result) : prefill_blocks(blocks, plan, control, result);
+    });
     result.operations = operations;
     std::vector<const kv_block*> read;
     for (const placed_block& placed : placed_)
@@ -379,6 +382,7 @@ class session {
     clock::time_point first{};
     const index_t room = model_.config().context_length - position();
     const index_t limit = std::min(options.max_tokens, room + 1);
+    matrix hidden;  // after the last token; of the prompt, `logits` are known
     bool open = true;
     result.reason = finish_reason::length;
     while (open && static_cast<index_t>(result.ids.size()) < limit) {
@@ -386,7 +390,7 @@ class session {
         result.reason = finish_reason::cancelled;
         break;
       }
-      const token_id id = pick.sample(logits, history_);
+      const token_id id = hidden.size() == 0 ? pick.sample(logits, history_) : choose(hidden, pick);
       if (result.ids.empty()) {
         first = clock::now();
         result.ttft_ms = milliseconds_since(start);
@@ -401,7 +405,7 @@ class session {
       const std::string piece = stops.push(text.push(id));
       open = emit(piece, stops.stopped(), on_text, result);
       if (!open || static_cast<index_t>(result.ids.size()) == limit) break;
-      logits = step();
+      hidden = step();
     }
     if (open) {  // what was held back: half a character, or the beginning of a stop string
       std::string rest = stops.push(text.finish());
@@ -412,13 +416,34 @@ class session {
     if (result.ids.size() > 1) result.tokens_per_second = static_cast<double>(result.ids.size() - 1) / seconds;
   }
 
-  /// Runs the pending token.
-  std::vector<float> step() {
+  /// Runs the pending token; returns its hidden state.
+  matrix step() {
     const std::vector<double> turned = rotations(position_, pending_.size());
-    std::vector<float> logits = with_team([&] { return model_.logits(model_.forward({pending_, position_, placed_, hidden_rows::last, turned}, tail_)); });
+    matrix hidden = with_room([&] { return with_team([&] { return model_.forward({pending_, position_, placed_, hidden_rows::last, turned}, tail_); }); });
     position_ += static_cast<index_t>(pending_.size());
     pending_.clear();
-    return logits;
+    return hidden;
+  }
+
+  /// The token after a hidden state. A GPU picks the logits out that the choice needs; else all of them are looked at.
+  token_id choose(const matrix& hidden, sampler& pick) const {
+    const index_t vocabulary = model_.config().vocabulary;
+    if (const auto request = pick.request(history_, vocabulary))
+      if (const auto highest = model_.highest(hidden, *request)) return pick.sample_from(*highest, vocabulary);
+    std::vector<float> logits = with_team([&] { return model_.logits(hidden); });
+    return pick.sample(logits, history_);
+  }
+
+  /// Work that may find a GPU's memory full, and has then changed nothing: cached blocks make room, first as much as is missing, then all that aren't pinned.
+  template <class Work>
+  auto with_room(const Work& work) {
+    for (int attempt = 0;; ++attempt) {
+      try {
+        return work();
+      } catch (const cuda_memory_error& full) {
+        if (attempt == 2 || cache_->release(attempt == 0 ? full.needed_bytes : std::numeric_limits<std::size_t>::max()) == 0) throw;
+      }
+    }
   }
 
   /// Hands text on; false if the answer ends here.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -51,6 +52,11 @@ class cuda_decoder final : public decoder {
   }
 
   void project(const float* hidden, index_t rows, float* logits, const compute_options&) const override { engine_->project(hidden, rows, logits); }
+
+  [[nodiscard]] std::optional<std::vector<token_candidate>> highest(const float* hidden, const candidate_request& request) const override {
+    if (request.count < 1 || request.count > cuda::engine::most_candidates) return std::nullopt;
+    return engine_->highest(hidden, request);
+  }
 
  private:
   static constexpr index_t chunk = 4096;  ///< tokens between two looks at the caller's cancellation

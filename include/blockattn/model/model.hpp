@@ -52,6 +52,7 @@ struct load_options {
   bool repack = true;   ///< keep a copy of quantised weights in the order of the kernels, made as weights are first used; else they are reordered at each use
   compute_device device = compute_device::cpu;
   int gpu = 0;  ///< number of the GPU
+  index_t gpu_bytes = 0;  ///< of its memory that the model may take with all its keys and values; 0: what is free
   index_t context = 0;  ///< tokens of the longest prompt and answer wanted, 0: what the file says; matters where RoPE changes with it (longrope)
   std::optional<dtype> quantize = {};     ///< quantise float weights at load: q8_0 or q4_0 (io/quantize.hpp); they then lie in memory, not in the mapped file
   std::filesystem::path quantized_file = {};  ///< with quantize: also written there, as a GGUF file, which is mapped then instead of keeping the weights in memory
@@ -85,6 +86,8 @@ class model {
   [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
   /// An empty tail with room for `capacity` tokens, where this model computes.
   [[nodiscard]] kv_tail make_tail(index_t capacity = 0) const { return kv_tail(kv(), capacity, state_->decode->memory()); }
+  /// Where its keys and values lie; keeps the model alive. nullptr: the host's memory.
+  [[nodiscard]] std::shared_ptr<kv_memory> memory() const { return on_gpu() ? std::shared_ptr<kv_memory>(state_, state_->decode->memory()) : nullptr; }
   /// Whether it computes on a GPU.
   [[nodiscard]] bool on_gpu() const { return state_->decode->memory() != nullptr; }
   [[nodiscard]] precision compute() const { return state_->compute.kind == arithmetic::f32 ? precision::exact : precision::fast; }
@@ -168,6 +171,11 @@ class model {
     compute.operations = operations;
     state_->decode->project(hidden.data(), hidden.rows(), result.data(), compute);
     return result;
+  }
+
+  /// Of the logits of one hidden state [1, D], those asked for, in order, if the model can give them without the others.
+  [[nodiscard]] std::optional<std::vector<token_candidate>> highest(const matrix& hidden, const candidate_request& request) const {
+    return state_->decode->highest(hidden.data(), request);
   }
 
   /// Keys, or values, of a layer of a block as numbers, [Hkv, T, Dh].
@@ -288,7 +296,7 @@ class model {
         if (given.gpu < 0 || given.gpu >= static_cast<int>(found.devices.size()))
           throw cuda_error(cat("[cuda] GPU ", given.gpu, "; found: ", found.devices.size(), found.problem.empty() ? "" : " (" + found.problem + ")", ". Use the CPU, or check the driver."));
         const bool exact = given.compute == precision::exact;
-        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, stored_types(given, true)});
+        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, stored_types(given, true), given.gpu_bytes});
         device_name = cat("cuda ", found.devices[static_cast<std::size_t>(given.gpu)].capability);
         return result;
       } catch (const cuda_error& problem) {

@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "blockattn/core/candidates.hpp"
 #include "blockattn/io/checkpoint.hpp"
 #include "blockattn/model/config.hpp"
 #include "blockattn/model/forward.hpp"
@@ -29,6 +31,9 @@ class decoder {
   virtual std::vector<matrix> forward(std::span<const forward_run> runs, const compute_options& compute, const forward_control& control) const = 0;
   /// Logits [rows, V] of hidden states [rows, D].
   virtual void project(const float* hidden, index_t rows, float* logits, const compute_options& compute) const = 0;
+
+  /// The highest logits of one hidden state [D], in order, or nullopt where project() and a look at all of them is the way.
+  [[nodiscard]] virtual std::optional<std::vector<token_candidate>> highest(const float* /*hidden*/, const candidate_request& /*request*/) const { return std::nullopt; }
 
   /// Where keys and values of this decoder lie: nullptr is the host's memory.
   [[nodiscard]] virtual kv_memory* memory() const { return nullptr; }
