@@ -1,11 +1,13 @@
-// Greedy text on a GPU against the CPU's: 64 tokens after each of 100 prompts, in full and in block mode.
+// Greedy text on a GPU against the CPU's: 64 tokens after each of 100 prompts (BLOCKATTN_TEST_PROMPTS: so many), in full and in block mode.
 //
 // The CPU runs the prompt and the GPU's answer at once; its own greedy text parts from the GPU's at the first token that it doesn't find the most probable. Where its logit of
-// the GPU's token is within `tie` of its highest one, the rounding of either processor decides: a tie, printed by name.
+// the GPU's token is within `tie` of its highest one, the rounding of either processor decides: a tie, printed by name. In `exact` both round to float32. In `fast` the CPU rounds
+// activations to 8 bits and the GPU to bfloat16, so that about every other text meets a token for which two logits are nearer than that.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
@@ -21,7 +23,11 @@ using namespace blockattn;
 
 namespace {
 
-constexpr std::size_t prompts = 100;
+/// How many prompts; at least 1.
+std::size_t prompts() {
+  const char* given = std::getenv("BLOCKATTN_TEST_PROMPTS");
+  return given != nullptr ? static_cast<std::size_t>(std::max(1, std::atoi(given))) : 100;
+}
 constexpr index_t tokens = 64;
 
 model load_on(compute_device device, precision compute) {
@@ -72,12 +78,12 @@ std::optional<parting> compare(const model& cpu, std::vector<std::vector<token_i
   return std::nullopt;
 }
 
-/// Prints the texts that part, and returns how many are equal or part at a tie.
-std::size_t equal_texts(precision compute, bool block_mode, float tie) {
+/// Prints the texts that part, and returns the share of those that are equal or part at a tie.
+double equal_texts(precision compute, bool block_mode, float tie) {
   const model cpu = load_on(compute_device::cpu, compute), gpu = load_on(compute_device::cuda, compute);
   const auto cache = std::make_shared<block_cache>(std::size_t{1} << 30);
   std::size_t equal = 0, ties = 0;
-  for (std::size_t i = 0; i < prompts; ++i) {
+  for (std::size_t i = 0; i < prompts(); ++i) {
     attention_plan plan;
     if (!block_mode) plan.mode = attention_mode::full;
     const auto blocks = ids_of(gpu, i);
@@ -100,19 +106,19 @@ std::size_t equal_texts(precision compute, bool block_mode, float tie) {
     ties += near ? 1 : 0;
     std::printf("  prompt %zu, token %zu: CPU %d, GPU %d, %.3f apart on the CPU%s\n", i, parted->token, parted->cpu, parted->gpu, parted->gap, near ? ": a tie" : "");
   }
-  std::printf("%s, %s: %zu of %zu texts of %d tokens equal, %zu part at a tie\n", compute == precision::exact ? "exact" : "fast", block_mode ? "block" : "full", equal, prompts,
+  std::printf("%s, %s: %zu of %zu texts of %d tokens equal, %zu part at a tie\n", compute == precision::exact ? "exact" : "fast", block_mode ? "block" : "full", equal, prompts(),
               static_cast<int>(tokens), ties);
-  return equal + ties;
+  return static_cast<double>(equal + ties) / static_cast<double>(prompts());
 }
 
 }  // namespace
 
-TEST_CASE("Greedy text of 64 tokens on a GPU is the CPU's, exact, full mode") {
-  if (blockattn_test::have_gpu()) CHECK(equal_texts(precision::exact, false, 1e-3F) >= 99);
+TEST_CASE("Greedy text of 64 tokens on a GPU is the CPU's in exact full mode") {
+  if (blockattn_test::have_gpu()) CHECK(equal_texts(precision::exact, false, 1e-3F) >= 0.99);
 }
-TEST_CASE("Greedy text of 64 tokens on a GPU is the CPU's, exact, block mode") {
-  if (blockattn_test::have_gpu()) CHECK(equal_texts(precision::exact, true, 1e-3F) >= 99);
+TEST_CASE("Greedy text of 64 tokens on a GPU is the CPU's in exact block mode") {
+  if (blockattn_test::have_gpu()) CHECK(equal_texts(precision::exact, true, 1e-3F) >= 0.99);
 }
-TEST_CASE("Greedy text of 64 tokens on a GPU is the CPU's, fast, block mode") {
-  if (blockattn_test::have_gpu()) CHECK(equal_texts(precision::fast, true, 0.25F) >= 99);
+TEST_CASE("Greedy text of 64 tokens on a GPU is the CPU's in fast block mode") {
+  if (blockattn_test::have_gpu()) CHECK(equal_texts(precision::fast, true, 0.25F) >= 0.99);
 }

@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -436,7 +437,7 @@ class session {
 
   /// Work that may find a GPU's memory full, and has then changed nothing: cached blocks make room, first as much as is missing, then all that aren't pinned.
   template <class Work>
-  auto with_room(const Work& work) {
+  std::invoke_result_t<const Work&> with_room(const Work& work) {
     for (int attempt = 0;; ++attempt) {
       try {
         return work();
