@@ -41,7 +41,7 @@ std::vector<float> final_logits(const blockattn::model& model, const std::vector
     const auto size = static_cast<std::size_t>(std::min<index_t>(options.passage, options.context - at));
     placed.push_back({model.encode(all.subspan(static_cast<std::size_t>(at), size)), at, false});
   }
-  blockattn::kv_tail tail(model.kv());
+  blockattn::kv_tail tail = model.make_tail();
   const auto last = all.subspan(static_cast<std::size_t>(options.context));
   return model.logits(model.forward({last, options.context, placed, blockattn::hidden_rows::all}, tail));
 }

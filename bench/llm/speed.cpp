@@ -31,12 +31,12 @@ std::vector<token_id> random_tokens(const blockattn::model& model, int count) {
 }
 
 std::vector<float> logits_at_once(const blockattn::model& model, std::span<const token_id> ids) {
-  blockattn::kv_tail tail(model.kv(), static_cast<blockattn::index_t>(ids.size()));
+  blockattn::kv_tail tail = model.make_tail(static_cast<blockattn::index_t>(ids.size()));
   return blockattn::with_team([&] { return model.logits(model.forward({ids, 0, {}, blockattn::hidden_rows::last}, tail)); });
 }
 
 std::vector<float> logits_by_steps(const blockattn::model& model, std::span<const token_id> ids) {
-  blockattn::kv_tail tail(model.kv(), static_cast<blockattn::index_t>(ids.size()));
+  blockattn::kv_tail tail = model.make_tail(static_cast<blockattn::index_t>(ids.size()));
   std::vector<float> last;
   for (std::size_t i = 0; i < ids.size(); ++i)
     last = blockattn::with_team([&] {

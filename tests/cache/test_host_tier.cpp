@@ -92,7 +92,7 @@ TEST_CASE("A block evicted from device memory waits in host memory and comes bac
   CHECK(stats.bytes == 3 * cost_of());
   CHECK(stats.queued_bytes == 0);
   CHECK(t.cache.contains(key_of(0)));
-  for (const std::uint64_t n : {0, 1, 2, 3, 4, 0}) CHECK(t.found(n));  // each pushes another one out
+  for (const std::uint64_t n : std::vector<std::uint64_t>{0, 1, 2, 3, 4, 0}) CHECK(t.found(n));  // each pushes another one out
   CHECK(t.cache.stats().fetched == 6);
   CHECK(t.cache.stats().bytes <= 2 * cost_of());
   t.cache.flush();

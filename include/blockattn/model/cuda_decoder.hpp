@@ -64,6 +64,7 @@ class cuda_decoder final : public decoder {
   matrix forward_one(const forward_run& run, const forward_control& control, index_t& done, index_t total) const {
     const forward_request& request = run.request;
     const auto tokens = static_cast<index_t>(request.ids.size());
+    if (run.tail->memory() == nullptr) throw argument_error("[cuda] a tail in host memory; make it with model::make_tail()");
     matrix hidden(request.rows == hidden_rows::all ? tokens : (request.rows == hidden_rows::last && tokens > 0 ? 1 : 0), config_.width);
     run.tail->reserve(tokens);
     for (index_t first = 0; first < tokens; first += chunk) {

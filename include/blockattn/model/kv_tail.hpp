@@ -20,6 +20,8 @@ class kv_tail {
       : layout_(layout), memory_(memory), block_(std::make_shared<kv_block>(layout, capacity, memory)) {}
 
   [[nodiscard]] const kv_layout& layout() const { return layout_; }
+  /// Where it lies: nullptr is the host's memory.
+  [[nodiscard]] kv_memory* memory() const { return memory_; }
   [[nodiscard]] index_t tokens() const { return tokens_; }
   [[nodiscard]] index_t capacity() const { return block_->tokens(); }
   [[nodiscard]] index_t bytes() const { return block_->bytes(); }
