@@ -76,6 +76,8 @@ void add_ttft(CLI::App& app, ttft_options& options) {
 
 void add_quality(CLI::App& app, quality_options& options) {
   app.add_option("--text", options.text, "Text that is predicted")->required()->type_name("FILE");
+  app.add_option("--reference", options.reference, "Precision of what the rest is compared with, whose keys and values are f32 (default: that of the rest)")
+      ->check(CLI::IsMember({"exact", "fast"}));
   app.add_option("--types", options.types, "Types of keys and values, each TYPE or KEYS:VALUES")->delimiter(',')->capture_default_str();
   app.add_option("--context", options.context, "Tokens before the scored ones, in passages")
       ->check(CLI::Range(0, most_tokens))
@@ -83,6 +85,15 @@ void add_quality(CLI::App& app, quality_options& options) {
   app.add_option("--passage", options.passage, "Tokens of a passage")->check(CLI::Range(1, most_tokens))->capture_default_str();
   app.add_option("--scored", options.scored, "Tokens of the final block")->check(CLI::Range(2, most_tokens))->capture_default_str();
   app.add_option("--prompts", options.prompts, "At most so many prompts")->check(CLI::Range(1, 100000))->capture_default_str();
+}
+
+void add_plans(CLI::App& app, plans_options& options) {
+  app.add_option("--plan", options.plans, "A plan, NAME[:key=value,...]; may be given several times (default: one of each)");
+  app.add_option("--length", options.length, "Tokens of the whole prompt")->check(CLI::Range(2, most_tokens))->capture_default_str();
+  app.add_option("--query", options.query, "Tokens of the final block")->check(CLI::Range(1, most_tokens))->capture_default_str();
+  app.add_option("--passage", options.passage, "Tokens of a passage")->check(CLI::Range(1, most_tokens))->capture_default_str();
+  app.add_option("--shuffled", options.shuffled, "Passages that are put in several orders, for the bytes")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--orders", options.orders, "Orders")->check(CLI::Range(1, 1000))->capture_default_str();
 }
 
 blockattn::model open_model(const bench_options& options) {

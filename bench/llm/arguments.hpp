@@ -38,6 +38,7 @@ struct ttft_options {
 /// Perplexity and divergence by type of keys and values.
 struct quality_options {
   std::string text;
+  std::string reference;  ///< precision of the reference; empty: that of the rest
   std::vector<std::string> types = {"f16", "bf16", "q8_0", "q8_0:q4_0", "q4_0"};
   int context = 600;
   int passage = 150;
@@ -45,10 +46,21 @@ struct quality_options {
   int prompts = 8;  ///< at most
 };
 
+/// Operations, time and bytes of attention plans.
+struct plans_options {
+  std::vector<std::string> plans = {"full", "block", "local", "prefixed", "promptcache", "promptcache:align=left", "pcw", "superposition", "ape", "epic:k=16", "cacheblend:ratio=0.15", "kvlink:n=1"};
+  int length = 8192;
+  int query = 50;
+  int passage = 150;
+  int shuffled = 10;  ///< passages that are put in several orders
+  int orders = 10;
+};
+
 void add_shared(CLI::App& app, bench_options& options);
 void add_speed(CLI::App& app, speed_options& options);
 void add_ttft(CLI::App& app, ttft_options& options);
 void add_quality(CLI::App& app, quality_options& options);
+void add_plans(CLI::App& app, plans_options& options);
 
 /// Options of `game`.
 struct game_options {

@@ -1,9 +1,10 @@
-// blockattn_bench: pp and tg as llama-bench measures them, and `ttft`, time to first token with all passages cached.
+// blockattn_bench: pp and tg as llama-bench measures them; `ttft`, time to first token with all passages cached; `plans`, `quality` and `game`.
 #include <exception>
 #include <iostream>
 
 #include "arguments.hpp"
 #include "game.hpp"
+#include "plans.hpp"
 #include "quality.hpp"
 #include "report.hpp"
 #include "speed.hpp"
@@ -40,6 +41,13 @@ int main(int count, char** arguments) {
   bench::add_quality(quality_app, quality);
   quality_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
   ttft_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });  // given after 'ttft'
+  bench::bench_options plans_shared;
+  bench::plans_options plans;
+  plans_shared.repetitions = 3;
+  CLI::App& plans_app = *app.add_subcommand("plans", "Operations, time to first token and bytes of attention plans");
+  bench::add_shared(plans_app, plans_shared);
+  bench::add_plans(plans_app, plans);
+  plans_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
   bench::remember_command(count, arguments);
   try {
     app.parse(count, arguments);
@@ -51,6 +59,8 @@ int main(int count, char** arguments) {
       bench::run_game(game_shared, game, std::cout);
     else if (ttft_app.parsed())
       bench::run_ttft(ttft_shared, ttft, std::cout);
+    else if (plans_app.parsed())
+      bench::run_plans(plans_shared, plans, std::cout);
     else if (quality_app.parsed())
       bench::run_quality(quality_shared, quality, std::cout);
     else

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <optional>
 #include <ostream>
 #include <sstream>
 
@@ -78,54 +77,61 @@ struct quality_sums {
   }
 };
 
-json measure(const bench_options& shared, const std::string& type, const std::vector<std::vector<token_id>>& prompts,
-             const std::vector<std::vector<float>>& expected, const quality_options& options) {
-  bench_options with_type = shared;
-  with_type.kv = type;
-  const blockattn::model model = open_model(with_type);
-  quality_sums sums;
-  for (std::size_t i = 0; i < prompts.size(); ++i)
-    sums.add(prompts[i], options.context, expected[i], final_logits(model, prompts[i], options), model.config().vocabulary);
+json row_of(const blockattn::model& model, const bench_options& options, const quality_sums& sums) {
   const auto n = static_cast<double>(sums.tokens);
   const double change = (sums.surprise - sums.reference) / n;
-  json row = common_row(model, with_type, shared.threads.front());
+  json row = common_row(model, options, options.threads.front());
   row.update({{"kv", to_string(model.kv().types)},
               {"kv_bytes_per_token", model.kv().token_bytes()},
               {"n_scored", sums.tokens},
               {"perplexity", std::exp(sums.surprise / n)},
+              {"perplexity_reference", std::exp(sums.reference / n)},
               {"perplexity_change", std::expm1(change)},
               {"perplexity_change_error", std::sqrt(std::max(sums.square / n - change * change, 0.0) / n)},
               {"mean_kl", sums.divergence / n}});
   return row;
 }
 
+/// One storage of keys and values that is measured.
+struct candidate {
+  bench_options options;
+  blockattn::model model;
+  quality_sums sums = {};
+};
+
 }  // namespace
 
 void run_quality(const bench_options& shared, const quality_options& options, std::ostream& out) {
-  bench_options reference = shared;
-  reference.kv = "f32";
-  const blockattn::model model = open_model(reference);
-  const auto prompts = prompts_of(model.vocabulary(), options);
-  json rows = json::array();
-  std::optional<markdown_table> table;
-  if (shared.output == "md")
-    table.emplace(out, std::vector<std::string>{"model", "isa", "kv", "bytes/token", "perplexity", "change", "mean KL"}, std::vector<int>{30, 12, 12, 11, 10, 18, 9},
-                  "lllrrrr");
+  bench_options with_f32 = shared;
+  with_f32.kv = "f32";
+  if (!options.reference.empty()) with_f32.precision = options.reference;
+  const blockattn::model reference = open_model(with_f32);
+  const auto prompts = prompts_of(reference.vocabulary(), options);
+  std::vector<candidate> candidates;
+  for (const std::string& type : options.types) {
+    bench_options with_type = shared;
+    with_type.kv = type;
+    candidates.push_back({with_type, open_model(with_type)});
+  }
   with_threads(shared.threads.front(), [&] {
-    std::vector<std::vector<float>> expected;
-    for (const auto& ids : prompts) expected.push_back(final_logits(model, ids, options));
-    for (const std::string& type : options.types) {
-      const json row = measure(shared, type, prompts, expected, options);
-      if (table)
-        table->row({row["model"].get<std::string>(), row["isa"].get<std::string>(), row["kv"].get<std::string>(), row["kv_bytes_per_token"].dump(),
-                    format("%.3f", row["perplexity"].get<double>()),
-                    format("%+.2f \xc2\xb1 %.2f %%", 100 * row["perplexity_change"].get<double>(), 100 * row["perplexity_change_error"].get<double>()),
-                    format("%.6f", row["mean_kl"].get<double>())});
-      rows.push_back(row);
+    for (const auto& ids : prompts) {
+      const std::vector<float> expected = final_logits(reference, ids, options);
+      for (candidate& each : candidates) each.sums.add(ids, options.context, expected, final_logits(each.model, ids, options), reference.config().vocabulary);
     }
     return 0;
   });
-  if (!table) out << rows.dump(2) << std::endl;
+  json rows = json::array();
+  for (const candidate& each : candidates) rows.push_back(row_of(each.model, each.options, each.sums));
+  if (shared.output != "md") {
+    out << rows.dump(2) << std::endl;
+    return;
+  }
+  markdown_table table(out, {"model", "isa", "kv", "bytes/token", "perplexity", "change", "mean KL"}, {30, 12, 12, 11, 10, 18, 9}, "lllrrrr");
+  for (const json& row : rows)
+    table.row({row["model"].get<std::string>(), row["isa"].get<std::string>(), row["kv"].get<std::string>(), row["kv_bytes_per_token"].dump(),
+               format("%.3f", row["perplexity"].get<double>()),
+               format("%+.2f \xc2\xb1 %.2f %%", 100 * row["perplexity_change"].get<double>(), 100 * row["perplexity_change_error"].get<double>()),
+               format("%.6f", row["mean_kl"].get<double>())});
 }
 
 }  // namespace blockattn_bench

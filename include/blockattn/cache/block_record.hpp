@@ -17,6 +17,7 @@
 
 #include "blockattn/cache/block_key.hpp"
 #include "blockattn/core/kv.hpp"
+#include "blockattn/io/mapped_file.hpp"
 
 namespace blockattn::inline v0 {
 
@@ -97,6 +98,7 @@ inline void write_record_header(std::byte* out, const block_key& key, index_t to
 
 /// Whether the payload is the one that was written under this key. Reads all of it.
 [[nodiscard]] inline bool is_intact(const block_key& key, const record_view& record) {
+  populate(record.payload);
   return detail::record_checksum(key, record.tokens, record.payload) == record.checksum;
 }
 

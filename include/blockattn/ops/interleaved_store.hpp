@@ -8,12 +8,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <shared_mutex>
 #include <unordered_map>
 
 #include "blockattn/core/dtype.hpp"
 #include "blockattn/kernels/interleave.hpp"
+#include "blockattn/ops/huge_memory.hpp"
 
 namespace blockattn::inline v0 {
 
@@ -21,10 +21,10 @@ namespace blockattn::inline v0 {
 /// or runs a task, so a thread that waits can't be waited for.
 class interleaved_weight {
  public:
-  /// `w` must outlive the object; panels have `width` rows.
-  interleaved_weight(const weight_view& w, index_t width)
+  /// `w` and `memory` must outlive the object; panels have `width` rows.
+  interleaved_weight(const weight_view& w, index_t width, huge_memory& memory)
       : view_(w), width_(width), panel_bytes_(interleaved_bytes(w.type, width, w.columns)), panels_((w.rows + width - 1) / width),
-        bytes_(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes()), std::align_val_t{64}))),
+        bytes_(memory.take(bytes())),
         states_(std::make_unique<std::atomic<std::uint8_t>[]>(static_cast<std::size_t>(panels_))) {}
 
   [[nodiscard]] index_t bytes() const { return panels_ * panel_bytes_; }
@@ -32,7 +32,7 @@ class interleaved_weight {
   /// The panel that begins at row `first`, a multiple of the width.
   [[nodiscard]] const std::byte* panel(index_t first) const {
     const index_t number = first / width_;
-    std::byte* at = bytes_.get() + number * panel_bytes_;
+    std::byte* at = bytes_ + number * panel_bytes_;
     std::atomic<std::uint8_t>& state = states_[static_cast<std::size_t>(number)];
     std::uint8_t seen = state.load(std::memory_order_acquire);
     if (seen == ready) return at;
@@ -48,13 +48,9 @@ class interleaved_weight {
 
  private:
   static constexpr std::uint8_t empty = 0, busy = 1, ready = 2;
-  struct release {
-    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
-
   weight_view view_;
   index_t width_, panel_bytes_, panels_;
-  std::unique_ptr<std::byte, release> bytes_;
+  std::byte* bytes_;
   std::unique_ptr<std::atomic<std::uint8_t>[]> states_;
 };
 
@@ -70,7 +66,7 @@ class interleaved_store {
     const std::unique_lock lock(mutex_);
     auto& entry = weights_[w.data];
     if (entry == nullptr) {
-      entry = std::make_unique<interleaved_weight>(w, width);
+      entry = std::make_unique<interleaved_weight>(w, width, memory_);
       bytes_ += entry->bytes();
     }
     return *entry;
@@ -81,6 +77,7 @@ class interleaved_store {
 
  private:
   std::shared_mutex mutex_;
+  huge_memory memory_;
   std::unordered_map<const std::byte*, std::unique_ptr<interleaved_weight>> weights_;
   std::atomic<index_t> bytes_ = 0;
 };
