@@ -98,13 +98,29 @@ struct linear_piece {
   index_t first, last;
 };
 
+/// The pieces of interleaved weights get smaller towards the end of the loop, down to a panel, so that all threads end at about the same time. Rows don't
+/// depend on each other, so no result depends on where pieces end.
 [[nodiscard]] inline std::vector<linear_piece> pieces_of(std::span<const linear_product> products, index_t tokens, const compute_options& compute) {
+  const bool few = are_few(tokens, compute);
+  const index_t panel = compute.kernels->panel_rows, shares = 2 * parallel_width();
+  index_t left = 0;  // bytes of weights
+  for (const linear_product& product : products) left += product.weight->base.rows * row_bytes(product.weight->base.type, product.weight->base.columns);
   std::vector<linear_piece> pieces;
   for (std::size_t i = 0; i < products.size(); ++i) {
     const weight_view& w = products[i].weight->base;
-    const linear_way way = way_of(*products[i].weight, are_few(tokens, compute), compute);
-    const index_t grain = rows_of_task(w, way, tokens, compute.kernels->panel_rows);
-    for (index_t n = 0; n < w.rows; n += grain) pieces.push_back({&products[i], i, way, n, std::min(n + grain, w.rows)});
+    const linear_way way = way_of(*products[i].weight, few, compute);
+    const index_t grain = rows_of_task(w, way, tokens, panel), bytes = row_bytes(w.type, w.columns);
+    for (index_t n = 0; n < w.rows;) {
+      index_t rows = grain;
+      if (way == linear_way::integers) {
+        const index_t share = std::max(left / shares / bytes / panel * panel, panel);
+        rows = few ? share : std::min(share, grain);
+      }
+      rows = std::min(rows, w.rows - n);
+      pieces.push_back({&products[i], i, way, n, n + rows});
+      n += rows;
+      left -= rows * bytes;
+    }
   }
   return pieces;
 }

@@ -43,6 +43,13 @@ void parallel_tasks(index_t count, const Body& body) {
   order.end();
 }
 
+/// Threads that may share a loop begun here.
+[[nodiscard]] inline index_t parallel_width() {
+  if (detail::work_team::inside()) return 1;
+  if (const detail::work_team* team = detail::work_team::current()) return team->width();
+  return oneapi::tbb::this_task_arena::max_concurrency();
+}
+
 /// Calls work() on this thread; the loops that it starts are shared with a team of the caller's arena. For a stretch of many short loops. Until it returns, this
 /// thread takes up no other task of the arena.
 template <class Work>

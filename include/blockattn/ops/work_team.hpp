@@ -105,6 +105,9 @@ class work_team {
     return loop;
   }
 
+  /// Threads that share a loop at most.
+  [[nodiscard]] index_t width() const { return most_helpers_ + 1; }
+
   /// Calls body(i) for i in [0, count), 0 < count < 2^32. If a body throws, indices that no one has begun are left out and the exception is thrown here.
   template <class Body>
   void run(index_t count, const Body& body) {
