@@ -106,6 +106,21 @@ TEST_CASE("Every plan but APE runs on a GPU, within the bounds of the CPU's") {
   }
 }
 
+TEST_CASE("A GPU's sessions count the operations that the CPU's count") {
+  if (!blockattn_test::have_gpu()) return;
+  const auto blocks = made_up_question(on_cpu(), 5);
+  for (const char* name : {"full", "block", "epic:k=4"}) {
+    generation_options options = answer_of(1);
+    options.plan = parse_plan(name);
+    const auto here = std::make_shared<block_cache>(std::size_t{256} << 20), there = std::make_shared<block_cache>(std::size_t{256} << 20);
+    for (int again = 0; again < 2; ++again) {
+      const index_t counted = session(on_gpu(), there).generate(blocks, options).operations;
+      CHECK(counted > 0);
+      CHECK(counted == session(on_cpu(), here).generate(blocks, options).operations);
+    }
+  }
+}
+
 TEST_CASE("Blocks that a GPU's cache let go of come back from pinned host memory with their bits") {
   if (!blockattn_test::have_gpu()) return;
   const auto host = std::make_shared<host_tier>(on_gpu().memory(), std::size_t{256} << 20);

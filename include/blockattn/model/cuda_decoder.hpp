@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -11,6 +12,7 @@
 #include "blockattn/cuda/engine.hpp"
 #include "blockattn/model/cuda_network.hpp"
 #include "blockattn/model/transformer.hpp"
+#include "blockattn/ops/attention.hpp"
 
 namespace blockattn::inline v0 {
 
@@ -22,6 +24,9 @@ class cuda_decoder final : public decoder {
       : config_(read_config(file, Family::facts, context)) {
     const model_weights weights = read_weights(file, config_, Family::facts, std::move(adapters));
     config_.vocabulary = weights.embedding.rows;
+    for (const layer_weights& w : weights.layers)
+      for (const linear_weight* m : {&w.query, &w.key, &w.value, &w.output, &w.feed_forward.gate, &w.feed_forward.up, &w.feed_forward.down})
+        token_operations_ += 2 * m->base.rows * m->base.columns;
     engine_ = std::make_shared<cuda::engine>(describe_network(config_, weights, Family::facts).facts, options);
   }
 
@@ -30,8 +35,9 @@ class cuda_decoder final : public decoder {
   [[nodiscard]] cuda::engine& engine() const { return *engine_; }
 
   using decoder::forward;
-  /// One run after the other: on a GPU, a block of a passage's size fills the device. compute's kernels play no role.
-  std::vector<matrix> forward(std::span<const forward_run> runs, const compute_options&, const forward_control& control) const override {
+  /// One run after the other: on a GPU, a block of a passage's size fills the device. compute's kernels play no role; operations are counted by it as on the CPU,
+  /// but for those of adapters, which are merged.
+  std::vector<matrix> forward(std::span<const forward_run> runs, const compute_options& compute, const forward_control& control) const override {
     std::vector<matrix> hidden;
     index_t total = 0, done = 0;
     for (const forward_run& run : runs) {
@@ -41,7 +47,7 @@ class cuda_decoder final : public decoder {
     for (std::size_t r = 0; r < runs.size(); ++r) {
       const index_t kept = runs[r].tail->tokens();
       try {
-        hidden.push_back(forward_one(runs[r], control, done, total));
+        hidden.push_back(forward_one(runs[r], compute, control, done, total));
       } catch (...) {
         runs[r].tail->truncate(kept);
         throw;
@@ -51,7 +57,10 @@ class cuda_decoder final : public decoder {
     return hidden;
   }
 
-  void project(const float* hidden, index_t rows, float* logits, const compute_options&) const override { engine_->project(hidden, rows, logits); }
+  void project(const float* hidden, index_t rows, float* logits, const compute_options& compute) const override {
+    compute.count(2 * rows * config_.vocabulary * config_.width);
+    engine_->project(hidden, rows, logits);
+  }
 
   [[nodiscard]] std::optional<std::vector<token_candidate>> highest(const float* hidden, const candidate_request& request) const override {
     if (request.count < 1 || request.count > cuda::engine::most_candidates) return std::nullopt;
@@ -61,7 +70,7 @@ class cuda_decoder final : public decoder {
  private:
   static constexpr index_t chunk = 4096;  ///< tokens between two looks at the caller's cancellation
 
-  matrix forward_one(const forward_run& run, const forward_control& control, index_t& done, index_t total) const {
+  matrix forward_one(const forward_run& run, const compute_options& compute, const forward_control& control, index_t& done, index_t total) const {
     const forward_request& request = run.request;
     const auto tokens = static_cast<index_t>(request.ids.size());
     if (run.tail->memory() == nullptr) throw argument_error("[cuda] a tail in host memory; make it with model::make_tail()");
@@ -81,11 +90,28 @@ class cuda_decoder final : public decoder {
       part.tail = run.tail->data(), part.tail_stride = run.tail->capacity(), part.tail_first = tail_first;
       part.rows = rows;
       if (!request.rotations.empty()) part.rotations = request.rotations.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+      if (compute.operations != nullptr) compute.count(count * token_operations_ + attention_operations(part));
       engine_->forward(part, hidden.data() + (request.rows == hidden_rows::all ? first * config_.width : 0));
       done += count;
     }
     check(control, done, total);
     return hidden;
+  }
+
+  /// Those of all layers: one count a window.
+  [[nodiscard]] index_t attention_operations(const cuda::forward_run& run) const {
+    std::vector<kv_segment> segments;
+    for (const cuda::segment& s : run.segments) segments.push_back({{nullptr, nullptr, s.tokens, s.stride, {}}, s.rotation, s.position});
+    std::map<index_t, index_t> of_window;
+    index_t sum = 0;
+    for (const layer_positions& p : config_.positions) {
+      const auto [at, is_new] = of_window.try_emplace(p.window, 0);
+      attention_rule rule;
+      rule.window = p.window;
+      if (is_new) at->second = detail::attention_operations(static_cast<index_t>(run.ids.size()), run.position, {config_.heads, config_.kv_heads, config_.head_dim}, rule, segments);
+      sum += at->second;
+    }
+    return sum;
   }
 
   /// The placed blocks, then the tail's pieces.
@@ -114,6 +140,7 @@ class cuda_decoder final : public decoder {
   }
 
   model_config config_;
+  index_t token_operations_ = 0;  ///< of the layers' matrices
   std::shared_ptr<cuda::engine> engine_;
 };
 
