@@ -429,8 +429,9 @@ class session {
   /// The token after a hidden state. A GPU picks the logits out that the choice needs; else all of them are looked at.
   token_id choose(const matrix& hidden, sampler& pick) const {
     const index_t vocabulary = model_.config().vocabulary;
-    if (const auto request = pick.request(history_, vocabulary))
-      if (const auto highest = model_.highest(hidden, *request)) return pick.sample_from(*highest, vocabulary);
+    if (model_.on_gpu())
+      if (const auto request = pick.request(history_, vocabulary))
+        if (const auto highest = model_.highest(hidden, *request)) return pick.sample_from(*highest, vocabulary);
     std::vector<float> logits = with_team([&] { return model_.logits(hidden); });
     return pick.sample(logits, history_);
   }
