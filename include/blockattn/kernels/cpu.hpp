@@ -7,7 +7,7 @@
 //   avx512        AVX-512 F, BW, DQ, VL; without AVX-VNNI
 //   avx512_vnni   and VNNI: products of four bytes
 //   avx512_bf16   and BF16 products
-//   amx           and tiles of BF16 products, with the kernel's permission; only if forced
+//   amx           and tiles of BF16 products, with the kernel's permission
 //   neon_dotprod  AArch64 with products of four signed bytes
 //   neon_i8mm     and of unsigned and signed ones
 // The environment variable BLOCKATTN_ISA=LEVEL forces a level that the processor has.
@@ -122,11 +122,11 @@ namespace detail {
   return false;
 }
 
-/// The highest level that the processor has, AMX left out: its tiles are taken only where BLOCKATTN_ISA=amx asks for them, until every remainder has been tested on such a processor.
+/// The highest level that the processor has.
 [[nodiscard]] inline isa best_isa() {
   isa best = isa::portable;
   for (const isa level : all_isas)
-    if (level != isa::amx && supports(level)) best = level;
+    if (supports(level)) best = level;
   return best;
 }
 
