@@ -1,6 +1,7 @@
 #include "plans.hpp"
 
 #include <algorithm>
+#include <iostream>
 #include <ostream>
 #include <random>
 
@@ -67,8 +68,13 @@ void run_plans(const bench_options& shared, const plans_options& options, std::o
   json rows = json::array();
   const auto run = [&](const auto& each) {
     for (const std::string& plan : options.plans) {
-      rows.push_back(measure(model, plan, shared, options));
-      each(rows.back());
+      try {
+        rows.push_back(measure(model, plan, shared, options));
+        each(rows.back());
+      } catch (const blockattn::context_error& e) {  // some plans repeat parts of a prompt
+        rows.push_back({{"plan", plan}, {"error", e.what()}});
+        std::cerr << plan << ": " << e.what() << '\n';
+      }
     }
     return 0;
   };
