@@ -38,7 +38,7 @@ struct ttft_options {
 /// Perplexity and divergence by type of keys and values.
 struct quality_options {
   std::string text;
-  std::vector<std::string> types = {"f16", "bf16", "q8_0", "q8_0:q4_0", "q4_0"};
+  std::vector<std::string> types = {"f16", "bf16", "q8_0", "q8_0:q4_0", "q5_h:q4_h", "q4_h", "q4_0"};
   int context = 600;
   int passage = 150;
   int scored = 150;
