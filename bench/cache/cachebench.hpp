@@ -15,7 +15,7 @@ namespace cachebench {
 
 struct options {
   std::string model, lora, kv = "f16", disk, questions, pack;
-  std::vector<std::string> kvs = {"f32", "f16", "bf16", "q8_0", "q8_0:q4_0", "q4_0"};
+  std::vector<std::string> kvs = {"f32", "f16", "bf16", "q8_0", "q8_0:q4_0", "q5_h:q4_h", "q4_h", "q4_0"};
   int tokens = 8192, passage = 150, query = 50, runs = 5, threads = 2, requests = 10000, passages = 2000, count = 40;
   double exponent = 1.0;
   bool simulated = false;

@@ -57,7 +57,7 @@ double final_block_loss(const model& m, block_cache& cache, const std::vector<st
     placed.push_back({r.block(), offset, false});
     offset += r.block()->tokens();
   }
-  kv_tail tail(m.kv());
+  kv_tail tail = m.make_tail();
   const auto& ids = blocks.back();
   const auto logits = m.logits(m.forward({ids, offset, placed, hidden_rows::all}, tail));
   const auto vocabulary = static_cast<std::size_t>(m.config().vocabulary);

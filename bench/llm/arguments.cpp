@@ -30,7 +30,7 @@ void add_shared(CLI::App& app, bench_options& options) {
   app.add_option("--device", options.device, "Where to compute: cpu, or cuda (a GPU)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
-  app.add_option("--kv", options.kv, "Storage of keys and values: f32, f16, bf16, q8_0, q4_0, or two as KEYS:VALUES")
+  app.add_option("--kv", options.kv, "Storage of keys and values: f32, f16, bf16, q8_0, q5_h, q4_0, q4_h, or two as KEYS:VALUES")
       ->check([](const std::string& text) -> std::string {
         try {
           if (text != "default") (void)blockattn::parse_kv_types(text);

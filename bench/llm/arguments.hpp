@@ -39,7 +39,7 @@ struct ttft_options {
 struct quality_options {
   std::string text;
   std::string reference;  ///< precision of the reference; empty: that of the rest
-  std::vector<std::string> types = {"f16", "bf16", "q8_0", "q8_0:q4_0", "q4_0"};
+  std::vector<std::string> types = {"f16", "bf16", "q8_0", "q8_0:q4_0", "q5_h:q4_h", "q4_h", "q4_0"};
   int context = 600;
   int passage = 150;
   int scored = 150;

@@ -60,7 +60,7 @@ double milliseconds(const Work& work) {
 /// Full attention that keeps the keys and values of the prefix that two frames share.
 class prefix_cache {
  public:
-  explicit prefix_cache(const blockattn::model& model) : model_(&model), tail_(model.kv()) {}
+  explicit prefix_cache(const blockattn::model& model) : model_(&model), tail_(model.make_tail()) {}
 
   void run(const std::vector<token_id>& ids) {
     const auto [end, other] = std::mismatch(ids_.begin(), ids_.end(), ids.begin(), ids.end());

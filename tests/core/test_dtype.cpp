@@ -98,7 +98,10 @@ TEST_CASE("dtype: sizes of rows") {
   CHECK(row_bytes(dtype::q4_1, 64) == 40);
   CHECK(row_bytes(dtype::q4_k, 512) == 288);
   CHECK(row_bytes(dtype::q6_k, 256) == 210);
-  CHECK(std::string(name(all_dtypes.back())) == "iq4_xs");
+  CHECK(row_bytes(dtype::q5_h, 128) == 84);
+  CHECK(row_bytes(dtype::q4_h, 128) == 68);
+  CHECK(std::string(name(all_dtypes.back())) == "iq4_xs");  // the types of files: without those of keys and values alone
+  for (const dtype type : all_dtypes) CHECK_FALSE(is_transformed(type));
   for (const dtype type : all_dtypes) {
     CHECK(facts(type).scale_at + 2 * facts(type).scales <= block_bytes(type));
     CHECK(is_float(type) == (facts(type).scales == 0));

@@ -88,3 +88,36 @@ TEST_CASE("dtype: a row is its blocks one after the other") {
     }
   }
 }
+
+TEST_CASE("dtype: transformed blocks decode to the sums of their levels, by hand") {
+  std::vector<float> x(128);
+  const auto decoded = [&](dtype type, const std::vector<std::byte>& row) {
+    decode_row(type, row.data(), x.data(), 64);
+    return x;
+  };
+  std::vector<std::byte> four(34, std::byte{0x88});  // all 6, the level after zero
+  four[0] = std::byte{0}, four[1] = std::byte{0x3c};  // scale 1
+  decoded(dtype::q4_h, four);
+  CHECK(x[0] == 6 * 8);
+  for (std::size_t i = 1; i < 64; ++i) CHECK(x[i] == 0);
+  four[2] = std::byte{0x8f};  // value 0 is 127, so 121 more, an eighth of it everywhere
+  decoded(dtype::q4_h, four);
+  for (std::size_t i = 0; i < 64; ++i) CHECK(x[i] == (i == 0 ? 48 : 0) + 121 / 8.0F);
+  four[2] = std::byte{0xf8};  // value 16 is: with a minus where i has that bit
+  decoded(dtype::q4_h, four);
+  for (std::size_t i = 0; i < 64; ++i) CHECK(x[i] == (i == 0 ? 48 : 0) + ((i & 16) != 0 ? -121 : 121) / 8.0F);
+
+  std::vector<std::byte> five(42, std::byte{0x22});  // all 15
+  five[0] = std::byte{0}, five[1] = std::byte{0xb8};  // scale -1/2
+  for (std::size_t i = 2; i < 10; ++i) five[i] = std::byte{0xaa};  // odd values are negative: all in one coefficient
+  decoded(dtype::q5_h, five);
+  for (std::size_t i = 0; i < 64; ++i) CHECK(x[i] == (i == 1 ? -60 : 0));
+  five[10 + 16] = std::byte{0x2f};  // value 32 is 127
+  decoded(dtype::q5_h, five);
+  for (std::size_t i = 0; i < 64; ++i) CHECK(x[i] == (i == 1 ? -60 : 0) - ((i & 32) != 0 ? -112 : 112) / 16.0F);
+
+  std::vector<std::byte> two = five;  // a row is its blocks one after the other
+  two.insert(two.end(), five.begin(), five.end());
+  decode_row(dtype::q5_h, two.data(), x.data(), 128);
+  for (std::size_t i = 0; i < 64; ++i) CHECK(x[64 + i] == x[i]);
+}

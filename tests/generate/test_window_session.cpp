@@ -105,7 +105,7 @@ TEST_CASE("passages that no window reaches change nothing, to the bit; near ones
 }
 
 TEST_CASE("a window over quantised keys and values: reuse to the bit, and nothing from beyond it", "[families][laws][kv]") {
-  for (const kv_types& types : {kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0), kv_types(dtype::q4_0)}) {
+  for (const kv_types& types : {kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0), kv_types(dtype::q4_0), kv_types(dtype::q5_h, dtype::q4_h), kv_types(dtype::q4_h)}) {
     INFO(to_string(types));
     const json description = with_heads_of(family_case("mistral"), 64);  // whole blocks of the types
     const model m = loaded(description, precision::exact, types), plain = loaded(description, precision::exact);

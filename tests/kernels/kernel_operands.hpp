@@ -86,7 +86,19 @@ inline void fill_weights(generator& g, dtype type, index_t values, std::byte* da
   }
 }
 
-constexpr dtype kv_storage[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0};
+constexpr dtype kv_storage[] = {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0, dtype::q5_h, dtype::q4_h};
+
+/// Value i of the transform of 64 that a block of q5_h or q4_h holds.
+inline double transformed_value(dtype type, const std::byte* block, index_t i) {
+  constexpr int four[] = {-127, -97, -75, -58, -44, -30, -18, -6, 6, 18, 30, 44, 58, 75, 97, 127}, five[] = {3, 9, 15, 21, 27, 33, 39, 46, 52, 60, 67, 75, 84, 95, 108, 127};
+  const auto byte = [&](index_t at) { return std::to_integer<int>(block[at]); };
+  std::uint16_t scale;
+  std::memcpy(&scale, block, 2);
+  const index_t at = (type == dtype::q5_h ? 10 : 2) + i / 32 * 16 + i % 16;
+  const int nibble = i % 32 < 16 ? byte(at) & 15 : byte(at) >> 4;
+  if (type == dtype::q4_h) return half_value(scale) * four[nibble];
+  return half_value(scale) * ((byte(2 + i / 8) >> (i % 8) & 1) != 0 ? -five[nibble] : five[nibble]);
+}
 
 /// One weight by the definition of its type; for the types that only the reference decoder knows, by that, which tests/core holds to gguf-py.
 inline double weight_value(const weight_view& w, index_t row, index_t column) {
@@ -110,12 +122,38 @@ inline double weight_value(const weight_view& w, index_t row, index_t column) {
     case dtype::q8_0: return half_value(half_at(0)) * static_cast<std::int8_t>(byte(2 + i));
     case dtype::q4_0: return half_value(half_at(0)) * (nibble(2) - 8);
     case dtype::q4_1: return half_value(half_at(0)) * nibble(4) + half_value(half_at(2));
+    case dtype::q5_h:
+    case dtype::q4_h: {
+      double sum = 0;
+      for (index_t j = 0; j < 64; ++j) {
+        bool odd = false;
+        for (index_t common = j & column; common != 0; common >>= 1) odd ^= (common & 1) != 0;
+        sum += (odd ? -1 : 1) * transformed_value(w.type, p, j);
+      }
+      return sum / 8;
+    }
     default: {
       float group[32];
       detail::decode_group(w.type, p, column % block_values(w.type) / 32, group);
       return group[i];
     }
   }
+}
+
+/// A row by weight_value; of transformed types the same sums, faster.
+inline std::vector<double> row_values(const weight_view& w, index_t row) {
+  std::vector<double> result;
+  for (index_t c = 0; c < w.columns; ++c)
+    result.push_back(is_transformed(w.type) ? transformed_value(w.type, w.row(row) + c / 64 * block_bytes(w.type), c % 64) / 8 : weight_value(w, row, c));
+  if (!is_transformed(w.type)) return result;
+  for (std::size_t h = 1; h < 64; h *= 2)
+    for (std::size_t i = 0; i < result.size(); ++i) {
+      if ((i & h) != 0) continue;
+      const double a = result[i], b = result[i + h];
+      result[i] = a + b;
+      result[i + h] = a - b;
+    }
+  return result;
 }
 
 /// All weights of a matrix by weight_value, row-major.

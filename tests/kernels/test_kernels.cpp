@@ -219,10 +219,39 @@ TEST_CASE("quantised keys and values are the nearest that their scale allows, an
         }
 }
 
+TEST_CASE("transformed keys and values read back as their type says, and lose what their bits must lose", "[kernels]") {
+  generator g(17);
+  for (const isa level : levels())
+    for (const dtype type : {dtype::q5_h, dtype::q4_h})
+      for (const index_t n : {64, 128, 192, 256}) {
+        const double bound = type == dtype::q5_h ? 0.0022 : 0.0085;  // of the squares, for normally distributed values: 0.0017 and 0.0069, some more in few
+        for (const float size : {0.0f, 1e-9f, 1e-3f, 1.0f, 1e4f})
+          for (const int shape : {0, 1, 2, 3}) {  // normal; all equal; one alone; normal with some a hundred times larger
+            if (shape == 3 && size > 1) continue;  // more than half precision holds
+            INFO(name(level) << ' ' << name(type) << ' ' << n << " of size " << size << ", shape " << shape);
+            buffer<float> x(n, 4);
+            buffer<std::byte> stored(row_bytes(type, n), 2);
+            buffer<float> back(n, 4);
+            for (index_t i = 0; i < n; ++i) x[i] = size * (shape == 1 ? 1.0f : shape == 2 ? (i == 37 ? 1.0f : 0.0f) : draw(g) * (shape == 3 && i % 19 == 3 ? 100.0f : 1.0f));
+            kernels_of(level).store_kv(type, x.data(), n, stored.data());
+            kernels_of(level).load_kv(type, stored.data(), n, back.data());
+            const weight_view view{type, stored.data(), 1, n};
+            double error = 0, square = 0;
+            for (index_t i = 0; i < n; ++i) {
+              REQUIRE(back[i] == Approx(weight_value(view, 0, i)).epsilon(1e-5).margin(1e-5 * size));
+              error += std::pow(static_cast<double>(x[i]) - back[i], 2);
+              square += std::pow(static_cast<double>(x[i]), 2);
+            }
+            if (size < 1e-6f) continue;  // the scale is rounded to half precision
+            CHECK(error <= (shape == 3 ? 1.6 : shape == 1 ? 16.0 : 1.25) * bound * square);
+          }
+      }
+}
+
 TEST_CASE("what a type of keys and values can't hold becomes finite", "[kernels]") {
   const float infinity = std::numeric_limits<float>::infinity();
   for (const isa level : levels())
-    for (const dtype type : {dtype::f16, dtype::q8_0, dtype::q4_0})
+    for (const dtype type : {dtype::f16, dtype::q8_0, dtype::q4_0, dtype::q5_h, dtype::q4_h})
       for (const float odd : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), 3e38f, -3e38f, 1e-45f}) {
         if (type == dtype::f16 && std::isnan(odd)) continue;  // stays what it is
         buffer<float> x(64, 4), back(64, 4);
@@ -245,6 +274,7 @@ struct attention_case {
   index_t window = 0;
   float soft_cap = 0;
   index_t rotated = 0;  ///< 0: all
+  std::optional<kv_types> own = {};  ///< types of the queries' own run, if it has others
 };
 
 /// Largest difference from the oracle over all rows of KV head 1, relative to the largest value.
@@ -261,16 +291,17 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   for (std::size_t r = 0; r < runs.size(); ++r) {
     const index_t n = runs[r];
     const bool local = c.moved && r + 1 < runs.size();
-    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.types.keys, n * c.head_dim), 2));
-    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(c.types.values, n * c.head_dim), 6));
+    const kv_types types = r + 1 < runs.size() ? c.types : c.own.value_or(c.types);
+    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(types.keys, n * c.head_dim), 2));
+    memory.push_back(std::make_unique<buffer<std::byte>>(row_bytes(types.values, n * c.head_dim), 6));
     std::byte* key_data = memory[memory.size() - 2]->data();
     std::byte* value_data = memory.back()->data();
     std::vector<float> raw(static_cast<std::size_t>(n * c.head_dim));
     for (float& x : raw) x = draw(g);
-    k.store_kv(c.types.keys, raw.data(), n * c.head_dim, key_data);
+    k.store_kv(types.keys, raw.data(), n * c.head_dim, key_data);
     for (float& x : raw) x = draw(g);
-    k.store_kv(c.types.values, raw.data(), n * c.head_dim, value_data);
-    attention_segment segment{key_data, value_data, n, start, nullptr, nullptr, c.types.keys, c.types.values};
+    k.store_kv(types.values, raw.data(), n * c.head_dim, value_data);
+    attention_segment segment{key_data, value_data, n, start, nullptr, nullptr, types.keys, types.values};
     if (local) {
       for (const bool cosine : {true, false}) {
         tables.emplace_back();
@@ -283,14 +314,11 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
       segment.sine = tables.back().data();
     }
     segments.push_back(segment);
-    const weight_view stored_keys{c.types.keys, key_data, n, c.head_dim};
-    const weight_view stored_values{c.types.values, value_data, n, c.head_dim};
+    const weight_view stored_keys{types.keys, key_data, n, c.head_dim};
+    const weight_view stored_values{types.values, value_data, n, c.head_dim};
     for (index_t t = 0; t < n; ++t) {
-      std::vector<double> key, value;
-      for (index_t d = 0; d < c.head_dim; ++d) {
-        key.push_back(weight_value(stored_keys, t, d));
-        value.push_back(weight_value(stored_values, t, d));
-      }
+      std::vector<double> key = row_values(stored_keys, t);
+      const std::vector<double> value = row_values(stored_values, t);
       if (local) {
         std::vector<double> turned(key.begin(), key.begin() + static_cast<std::ptrdiff_t>(rotated));
         blockattn_test::rope(turned, base, static_cast<double>(start), c.pairing == rope_pairing::adjacent);
@@ -306,7 +334,7 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   for (std::size_t i = 0; i < segments.size(); ++i)
     for (index_t t = 0; t < segments[i].tokens && segments[i].position + t < unread; ++t)
       for (const bool half : {false, true}) {
-        const index_t bytes = row_bytes(half ? c.types.values : c.types.keys, c.head_dim);
+        const index_t bytes = row_bytes(half ? segments[i].value_type : segments[i].key_type, c.head_dim);
         std::memset(memory[2 * i + (half ? 1 : 0)]->data() + t * bytes, 0xff, static_cast<std::size_t>(bytes));
       }
   const index_t heads = c.kv_heads * c.group;
@@ -361,6 +389,9 @@ std::vector<kv_types> type_pairs() {
   result.emplace_back(dtype::q8_0, dtype::q4_0);
   result.emplace_back(dtype::q4_0, dtype::f16);
   result.emplace_back(dtype::bf16, dtype::q8_0);
+  result.emplace_back(dtype::q5_h, dtype::q4_h);
+  result.emplace_back(dtype::f16, dtype::q4_h);
+  result.emplace_back(dtype::q4_h, dtype::q8_0);
   return result;
 }
 
@@ -385,17 +416,36 @@ TEST_CASE("attention over many runs equals the oracle, keys moved by rotating qu
   }
 }
 
+TEST_CASE("transformed keys and values beside others: runs of a cache and a tail in types of its own", "[kernels]") {
+  generator g(18);
+  const std::vector<std::vector<index_t>> run_sets = {{63, 64, 65}, {5, 150, 1, 33}};
+  for (const isa level : levels())
+    for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
+      for (const kv_types types : {kv_types(dtype::q5_h, dtype::q4_h), kv_types(dtype::q4_h), kv_types(dtype::q8_0, dtype::q4_h), kv_types(dtype::f16)})
+        for (const kv_types own : {kv_types(dtype::f16), kv_types(dtype::f32), kv_types(dtype::q5_h, dtype::q4_h)})
+          for (const auto& runs : run_sets)
+            for (const index_t head_dim : {64, 128})
+              for (const index_t tokens : {1, 7, 70}) {
+                if (types == own || (head_dim == 128 && runs.size() == 3)) continue;
+                attention_case c{head_dim, head_dim == 64 ? 3 : 1, 2, tokens, runs, true, tokens == 7 ? rope_pairing::adjacent : rope_pairing::halves, types};
+                c.own = own;
+                c.window = tokens == 7 ? 37 : 0;
+                INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << to_string(types) << ", own " << to_string(own) << " runs " << runs.size() << " Dh " << head_dim << " T " << tokens);
+                CHECK(attention_error(kernels_of(level), kind, c, g) < (kind == arithmetic::fast ? 4e-3 : 1e-5));
+              }
+}
+
 TEST_CASE("a window decides by position across runs, scores are capped, and part of a head may stay unrotated", "[kernels]") {
   generator g(8);
   const std::vector<std::vector<index_t>> run_sets = {{}, {63, 64, 65}, {5, 150, 1, 33}};
   for (const isa level : levels()) {
     const kernel_table& k = kernels_of(level);
     for (const arithmetic kind : {arithmetic::f32, arithmetic::fast})
-      for (const kv_types types : {kv_types(dtype::f32), kv_types(dtype::bf16), kv_types(dtype::q8_0, dtype::q4_0)})
+      for (const kv_types types : {kv_types(dtype::f32), kv_types(dtype::bf16), kv_types(dtype::q8_0, dtype::q4_0), kv_types(dtype::q5_h, dtype::q4_h)})
         for (const auto& runs : run_sets)
           for (const index_t window : {1, 2, 37, 64, 100})
             for (const index_t tokens : {1, 2, 70}) {
-              const index_t head_dim = window == 37 ? 256 : (window == 2 ? 96 : 64);
+              const index_t head_dim = window == 37 ? 256 : (window == 2 && types.keys != dtype::q5_h ? 96 : 64);
               const rope_pairing pairing = tokens == 2 ? rope_pairing::adjacent : rope_pairing::halves;
               const attention_case c{head_dim, window == 64 ? 3 : 1, 2, tokens, runs, true, pairing, types, window, window == 2 ? 3.0F : 0.0F, window == 100 ? 24 : 0};
               INFO(name(level) << " fast " << (kind == arithmetic::fast) << ' ' << to_string(types) << " runs " << runs.size() << " window " << window << " T " << tokens);

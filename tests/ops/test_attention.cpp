@@ -89,7 +89,7 @@ double error_of(const placed& p, const std::vector<float>& queries, const std::v
 TEST_CASE("keys cut into pieces give the whole's attention, with the same bits for one thread and two", "[ops][attention]") {
   std::mt19937 g(1);
   std::normal_distribution<float> normal;
-  for (const kv_types types : {kv_types(dtype::f32), kv_types(dtype::q8_0, dtype::q4_0)}) {
+  for (const kv_types types : {kv_types(dtype::f32), kv_types(dtype::q8_0, dtype::q4_0), kv_types(dtype::q5_h, dtype::q4_h)}) {
     const placed p({1, 2, 64, types}, {150, 1000, 1, 2001, 700, 80}, g);
     for (const index_t tokens : {1, 2, 50})
       for (const index_t window : {0, 1500})

@@ -2,6 +2,7 @@
 //
 // Quantised types come in blocks along a row: 32 values, or 256 for the "K" types and iq4_xs, whose blocks hold groups of 16 or 32
 // values with small integer scales of their own. How the bytes of a block become values is written in core/dtype_decode.hpp.
+// Two types are of keys and values alone: q5_h and q4_h, whose blocks hold the Hadamard transform of 64 values.
 #pragma once
 
 #include <array>
@@ -15,7 +16,7 @@
 namespace blockattn::inline v0 {
 
 enum class dtype : std::uint8_t {
-  f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs
+  f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, q5_h, q4_h
 };
 
 /// What is fixed about a type.
@@ -27,7 +28,7 @@ struct dtype_facts {
   index_t scales;    ///< how many halves lie there: 0 for floats
 };
 
-inline constexpr std::array<dtype_facts, 15> all_dtype_facts = {{
+inline constexpr std::array<dtype_facts, 17> all_dtype_facts = {{
     {"f32", 1, 4, 0, 0},
     {"f16", 1, 2, 0, 0},
     {"bf16", 1, 2, 0, 0},
@@ -43,18 +44,20 @@ inline constexpr std::array<dtype_facts, 15> all_dtype_facts = {{
     {"q6_k", 256, 210, 208, 1},
     {"iq4_nl", 32, 18, 0, 1},
     {"iq4_xs", 256, 136, 0, 1},
+    {"q5_h", 64, 42, 0, 1},
+    {"q4_h", 64, 34, 0, 1},
 }};
 
-/// Every type, in the order of the enumeration.
+/// Every type of tensors in files, in the order of the enumeration.
 inline constexpr auto all_dtypes = [] {
-  std::array<dtype, all_dtype_facts.size()> types{};
+  std::array<dtype, all_dtype_facts.size() - 2> types{};
   for (std::size_t i = 0; i < types.size(); ++i) types[i] = static_cast<dtype>(i);
   return types;
 }();
 
 [[nodiscard]] constexpr const dtype_facts& facts(dtype type) { return all_dtype_facts[static_cast<std::size_t>(type)]; }
 
-/// Values in one storage block of `type`: 1 for floats, 32 or 256 for quantised types.
+/// Values in one storage block of `type`: 1 for floats, 32, 64 or 256 for quantised types.
 [[nodiscard]] constexpr index_t block_values(dtype type) { return facts(type).values; }
 
 /// Bytes of one storage block of `type`.
@@ -69,6 +72,9 @@ inline constexpr auto all_dtypes = [] {
 
 /// Whether values lie one by one, in a number format of their own, and not in blocks under a scale.
 [[nodiscard]] constexpr bool is_float(dtype type) { return block_values(type) == 1; }
+
+/// Whether a block holds the Hadamard transform of its values: keys and values alone.
+[[nodiscard]] constexpr bool is_transformed(dtype type) { return type == dtype::q5_h || type == dtype::q4_h; }
 
 /// bfloat16 bits to float32: exact.
 [[nodiscard]] constexpr float bf16_to_f32(std::uint16_t bits) {

@@ -20,11 +20,18 @@
 //           nibble: low (g % 4 < 2) or high half of q[64 * (g / 4) + 32 * (g % 2) + i]; two bits: (h[32 * (g / 4) + i] >> 2 * (g % 4)) & 3
 //   iq4_xs  d, h (16 bits), l[4], q[128]                d * iq4_xs_scale(g) * iq4_values[nibble], nibbles of q[16 g ...] as in q4_0
 //
+// A block of 64 values x, in two groups g of 32, holds their transform u, and x = H u, where H is the Hadamard matrix in Sylvester's order over 8, its own inverse:
+// H[i][j] = (number of ones in i & j is odd ? -1 : 1) / 8. Value i of group g of u is:
+//
+//   q5_h    d, h[8], q[32]                              d * (bit i of h[4 g ...] ? -1 : 1) * q5_h_levels[nibble]
+//   q4_h    d, q[32]                                    d * q4_h_levels[nibble];                      nibble: of q[16 g ...] as in q4_0
+//
 // Products of d with the integers are exact in float32 (at most 24 bits), so each value is rounded once, and it makes no difference
 // whether a compiler fuses a product and the sum after it.
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -36,6 +43,10 @@ namespace blockattn::inline v0 {
 /// The 16 levels of iq4_nl and iq4_xs.
 inline constexpr std::array<std::int8_t, 16> iq4_values = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                            1,    13,   25,  38,  53,  69,  89,  113};
+
+/// Levels of q4_h, and magnitudes of q5_h: made by Lloyd's algorithm for 64 normally distributed values under the scale that suits them best.
+inline constexpr std::array<std::int8_t, 16> q4_h_levels = {-127, -97, -75, -58, -44, -30, -18, -6, 6, 18, 30, 44, 58, 75, 97, 127};
+inline constexpr std::array<std::int8_t, 16> q5_h_levels = {3, 9, 15, 21, 27, 33, 39, 46, 52, 60, 67, 75, 84, 95, 108, 127};
 
 /// An integer scale and minimum of a group, each 0 to 63.
 struct scale_and_minimum {
@@ -152,7 +163,27 @@ inline void decode_group(dtype type, const std::byte* bytes, index_t g, float* o
     }
     case dtype::f32:
     case dtype::f16:
-    case dtype::bf16: return;  // no groups
+    case dtype::bf16:
+    case dtype::q5_h:
+    case dtype::q4_h: return;  // no groups of values
+  }
+}
+
+/// The 64 values of a block of q5_h or q4_h.
+inline void decode_transformed(dtype type, const std::byte* bytes, float* out) {
+  const auto* block = reinterpret_cast<const std::uint8_t*>(bytes);
+  const bool five = type == dtype::q5_h;
+  const float d = half_at(block);
+  float u[64];
+  for (index_t i = 0; i < 64; ++i) {
+    const auto nibble = static_cast<std::size_t>(nibble_at(block + (five ? 10 : 2) + i / 32 * 16, i % 32));
+    const bool negative = five && ((block[2 + i / 8] >> (i % 8)) & 1) != 0;
+    u[i] = d * static_cast<float>(!five ? q4_h_levels[nibble] : negative ? -q5_h_levels[nibble] : q5_h_levels[nibble]);
+  }
+  for (index_t i = 0; i < 64; ++i) {
+    double sum = 0;
+    for (index_t j = 0; j < 64; ++j) sum += std::popcount(static_cast<std::uint64_t>(i & j)) % 2 != 0 ? -u[j] : u[j];
+    out[i] = static_cast<float>(sum / 8);
   }
 }
 
@@ -168,6 +199,8 @@ inline void decode_row(dtype type, const std::byte* row, float* out, index_t n) 
       std::memcpy(&bits, row + 2 * i, 2);
       out[i] = type == dtype::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
     }
+  } else if (is_transformed(type)) {
+    for (index_t i = 0; i < n; i += 64) detail::decode_transformed(type, row + row_bytes(type, i), out + i);
   } else {
     const index_t values = block_values(type);
     for (index_t i = 0; i < n; i += 32) detail::decode_group(type, row + row_bytes(type, i), i % values / 32, out + i);

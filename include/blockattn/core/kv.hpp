@@ -5,10 +5,17 @@
 // A row is the Dh channels of one token and head in the type of keys or of values: numbers one by one (f32, f16, bf16), or blocks of 32 channels as in GGUF
 //   q8_0  half-precision scale d, 32 int8 q                       value = d * q
 //   q4_0  half-precision scale d, 16 bytes of nibbles q           value = d * (q - 8); channel i < 16 in the low nibble of byte i, channel 16 + i in its high one
-// so a row has row_bytes(type, Dh) bytes, quantised types need Dh % 32 == 0, and every row starts at a multiple of 2 bytes from data(), which itself is aligned to 64.
+// or blocks of 64 channels, which hold their Hadamard transform (core/dtype_decode.hpp): large channels are spread over all, and what is rounded has one shape
+// whatever the model, so that a table of levels fits (QuaRot, arXiv 2404.00456; TurboQuant, arXiv 2504.19874)
+//   q5_h  half-precision scale d, 8 bytes of signs, 32 bytes of nibbles q: 5.25 bits a channel
+//   q4_h  half-precision scale d, 32 bytes of nibbles q: 4.25 bits a channel
+// so a row has row_bytes(type, Dh) bytes, quantised types need Dh % 32 == 0 (q5_h and q4_h % 64), and every row starts at a multiple of 2 bytes from data(), which itself is aligned to 64.
 // All of it follows from kv_layout and T: offsets of layer l, head h, token t are those of kv_block::layer().
 // Keys are rotated (RoPE) at the local positions 0..T-1 of the run, then stored. A block never changes once it is published:
 // a reader that places it at offset o in a prompt rotates its queries by o instead (see kernels/generic/attention.inl.hpp).
+//
+// Keys and values that still grow, of a session or of a block while it is encoded, are stored as growing() says: what later layers and tokens are computed from is
+// not rounded to q5_h and q4_h; a block is, once, when it is finished.
 #pragma once
 
 #include <array>
@@ -26,7 +33,7 @@
 namespace blockattn::inline v0 {
 
 /// Types that keys and values may be stored in, in the order of their size.
-inline constexpr std::array kv_dtypes = {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q4_0};
+inline constexpr std::array kv_dtypes = {dtype::f32, dtype::f16, dtype::bf16, dtype::q8_0, dtype::q5_h, dtype::q4_0, dtype::q4_h};
 
 /// How keys and how values are stored.
 struct kv_types {
@@ -49,11 +56,16 @@ struct kv_types {
   const auto one = [&](std::string_view part) {
     for (const dtype type : kv_dtypes)
       if (part == name(type)) return type;
-    throw argument_error(cat("[kv] type '", text, "' of keys and values; allowed: f32, f16, bf16, q8_0, q4_0, or two of them as KEYS:VALUES"));
+    throw argument_error(cat("[kv] type '", text, "' of keys and values; allowed: f32, f16, bf16, q8_0, q5_h, q4_0, q4_h, or two of them as KEYS:VALUES"));
   };
   const auto colon = text.find(':');
   if (colon == std::string_view::npos) return one(text);
   return {one(text.substr(0, colon)), one(text.substr(colon + 1))};
+}
+
+/// How keys and values are stored that grow to blocks of `types`: as those, but in the float type `fine` where blocks hold transforms.
+[[nodiscard]] constexpr kv_types growing(const kv_types& types, dtype fine) {
+  return {is_transformed(types.keys) ? fine : types.keys, is_transformed(types.values) ? fine : types.values};
 }
 
 /// What one token's keys and values look like in a model.
@@ -79,7 +91,7 @@ struct kv_layout {
   for (const dtype type : {layout.types.keys, layout.types.values}) {
     bool known = false;
     for (const dtype allowed : kv_dtypes) known = known || type == allowed;
-    if (!known) throw argument_error(cat("[kv] keys or values of type ", name(type), "; allowed: f32, f16, bf16, q8_0, q4_0"));
+    if (!known) throw argument_error(cat("[kv] keys or values of type ", name(type), "; allowed: f32, f16, bf16, q8_0, q5_h, q4_0, q4_h"));
     if (layout.head_dim % block_values(type) != 0)
       throw argument_error(cat("[kv] keys or values of type ", name(type), " with heads of ", layout.head_dim, " channels; allowed: heads of a multiple of ",
                                block_values(type), ". Take f16 or bf16 for this model."));

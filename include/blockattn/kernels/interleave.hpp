@@ -152,7 +152,9 @@ inline void read_group(dtype type, const std::byte* bytes, index_t g, quant_grou
       return read_nibbles(block + 8 + 16 * g, 0, out);
     case dtype::f32:
     case dtype::f16:
-    case dtype::bf16: return;
+    case dtype::bf16:
+    case dtype::q5_h:
+    case dtype::q4_h: return;  // not of weights
   }
 }
 

@@ -32,7 +32,7 @@ struct attention_segment {
   index_t position = 0;               ///< position in the prompt of the first token
   const float* cosine = nullptr;      ///< [pairs] of the angles that the keys' rotation lacks; nullptr if it lacks none
   const float* sine = nullptr;        ///< [pairs]
-  dtype key_type = dtype::f32;        ///< f32, f16, bf16, q8_0 or q4_0; quantised types need Dh % 32 == 0
+  dtype key_type = dtype::f32;        ///< f32, f16, bf16, q8_0, q5_h, q4_0 or q4_h; quantised types need Dh % 32 == 0, q5_h and q4_h Dh % 64 == 0
   dtype value_type = dtype::f32;      ///< the same
 };
 
@@ -120,7 +120,7 @@ struct kernel_table {
   void (*silu_multiply)(float* gate, const float* up, index_t n) = nullptr;
   /// Rotates `heads` heads of one token in place: x [heads, Dh], cosine and sine [Dh/2].
   void (*rotate)(rope_pairing, float* x, index_t heads, index_t head_dim, const float* cosine, const float* sine) = nullptr;
-  /// float32 -> KV storage (f32, f16, bf16, q8_0, q4_0; core/kv.hpp), and back, n values, whole blocks of the type. What a quantised type or f16 can't
+  /// float32 -> KV storage (f32, f16, bf16, q8_0, q5_h, q4_0, q4_h; core/kv.hpp), and back, n values, whole blocks of the type. What a quantised type or f16 can't
   /// hold (infinities, too large numbers, a quantised type's NaN) is stored as some finite number.
   void (*store_kv)(dtype, const float* x, index_t n, std::byte* out) = nullptr;
   void (*load_kv)(dtype, const std::byte* in, index_t n, float* x) = nullptr;
@@ -148,7 +148,7 @@ namespace detail {
 [[nodiscard]] constexpr index_t attention_scratch_bytes(index_t head_dim) {
   constexpr index_t key_tile = 64;
   const index_t rows = attention_rows(head_dim);
-  return 4 * (3 * rows * head_dim + 6 * rows + 2 * key_tile * rows + 2 * key_tile * head_dim + 3 * key_tile) + 1024;
+  return 4 * (3 * rows * head_dim + 7 * rows + 2 * key_tile * rows + 2 * key_tile * head_dim + 3 * key_tile) + 1024;
 }
 
 }  // namespace blockattn::inline v0

@@ -21,6 +21,7 @@
 #include "blockattn/model/forward.hpp"
 #include "blockattn/model/families.hpp"
 #include "blockattn/ops/key_rotation.hpp"
+#include "blockattn/ops/kv_conversion.hpp"
 #include "blockattn/text/chat_template.hpp"
 #include "blockattn/text/tokenizer.hpp"
 
@@ -46,7 +47,7 @@ struct adapter_file {
 
 struct load_options {
   precision compute = precision::fast;
-  std::optional<kv_types> kv = {};  ///< types of cached keys and values: f32, f16, bf16, q8_0, q4_0; by default f32 for exact, f16 for fast (bf16 on a GPU)
+  std::optional<kv_types> kv = {};  ///< types of cached keys and values: f32, f16, bf16, q8_0, q5_h, q4_0, q4_h (q5_h and q4_h not on a GPU); by default f32 for exact, f16 for fast (bf16 on a GPU)
   log_sink log = {};        ///< warnings of the model and of what uses it
   std::vector<adapter_file> adapters = {};  ///< applied one on top of the other
   bool repack = true;   ///< keep a copy of quantised weights in the order of the kernels, made as weights are first used; else they are reordered at each use
@@ -83,9 +84,14 @@ class model {
   }
   [[nodiscard]] const tokenizer& vocabulary() const { return state_->base->vocabulary; }
   [[nodiscard]] const checkpoint& file() const { return state_->base->file; }
+  /// How blocks store keys and values.
   [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
-  /// An empty tail with room for `capacity` tokens, where this model computes.
-  [[nodiscard]] kv_tail make_tail(index_t capacity = 0) const { return kv_tail(kv(), capacity, state_->decode->memory()); }
+  /// An empty tail with room for `capacity` tokens, where this model computes. Of the types of kv(), but in a float type where those are q5_h or q4_h (growing()).
+  [[nodiscard]] kv_tail make_tail(index_t capacity = 0) const { return kv_tail(state_->tail_layout, capacity, state_->decode->memory()); }
+  /// What a full tail of make_tail() has become, as a block of the types of kv(). The tail is empty afterwards.
+  [[nodiscard]] std::shared_ptr<const kv_block> finish(kv_tail& tail) const {
+    return tail.layout() == kv() ? tail.finish() : stored_as(kv().types, tail.finish(), *state_->compute.kernels);
+  }
   /// Where its keys and values lie; keeps the model alive. nullptr: the host's memory.
   [[nodiscard]] std::shared_ptr<kv_memory> memory() const { return on_gpu() ? std::shared_ptr<kv_memory>(state_, state_->decode->memory()) : nullptr; }
   /// Whether it computes on a GPU.
@@ -141,7 +147,7 @@ class model {
       runs.push_back({{ids, 0, {}, hidden_rows::none}, &tails.back()});
     }
     forward_control watched = control;
-    watched.finished = [&](std::size_t i) { finished(i, tails[i].finish()); };
+    watched.finished = [&](std::size_t i) { finished(i, finish(tails[i])); };
     (void)forward(runs, watched);
   }
 
@@ -240,6 +246,8 @@ class model {
       compute = {&blockattn::kernels(), options.compute == precision::exact ? arithmetic::f32 : arithmetic::fast, false, options.repack ? &base->store : nullptr};
       const model_config& c = decode->config();
       layout = checked({c.layers, c.kv_heads, c.head_dim, stored_types(options, !device_name.empty())});
+      tail_layout = layout;
+      tail_layout.types = growing(layout.types, options.compute == precision::exact ? dtype::f32 : dtype::f16);
       if (base->vocabulary.vocab_size() != c.vocabulary)
         throw format_error(cat("[model] ", base->file.path(), ": the vocabulary has ", base->vocabulary.vocab_size(), " tokens, the embedding ", c.vocabulary,
                                " rows. The file is inconsistent; convert the model again."));
@@ -268,6 +276,7 @@ class model {
     std::unique_ptr<const decoder> decode;
     compute_options compute;
     kv_layout layout;
+    kv_layout tail_layout;  ///< of what still grows
     mutable std::once_flag fingerprinted;
     mutable fingerprint_parts identity;
     mutable fingerprint128 fingerprint;
@@ -295,8 +304,11 @@ class model {
         const cuda::device_report found = cuda::find_devices();
         if (given.gpu < 0 || given.gpu >= static_cast<int>(found.devices.size()))
           throw cuda_error(cat("[cuda] GPU ", given.gpu, "; found: ", found.devices.size(), found.problem.empty() ? "" : " (" + found.problem + ")", ". Use the CPU, or check the driver."));
+        const kv_types types = stored_types(given, true);
+        if (is_transformed(types.keys) || is_transformed(types.values))
+          throw cuda_error(cat("[cuda] keys and values of type ", to_string(types), " are read by the CPU only; allowed on a GPU: f32, f16, bf16, q8_0, q4_0"));
         const bool exact = given.compute == precision::exact;
-        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, stored_types(given, true), given.gpu_bytes});
+        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, types, given.gpu_bytes});
         device_name = cat("cuda ", found.devices[static_cast<std::size_t>(given.gpu)].capability);
         return result;
       } catch (const cuda_error& problem) {

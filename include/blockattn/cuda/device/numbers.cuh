@@ -148,6 +148,8 @@ void with_dtype(dtype type, const Function& function) {
     case dtype::q6_k: return function.template operator()<dtype::q6_k>();
     case dtype::iq4_nl: return function.template operator()<dtype::iq4_nl>();
     case dtype::iq4_xs: return function.template operator()<dtype::iq4_xs>();
+    case dtype::q5_h:
+    case dtype::q4_h: return;  // refused before (model.hpp)
   }
 }
 

@@ -59,7 +59,7 @@ struct cache_blend_plan {
     control.layers = check + 1;
     const std::array runs = {forward_run{{ids, 0, {}, hidden_rows::none}, &tail}};
     (void)run.get_model().forward(runs, control);
-    return in_host(tail.finish());
+    return in_host(run.get_model().finish(tail));
   }
 
   /// A block that the host can read.

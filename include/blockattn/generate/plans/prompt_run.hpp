@@ -209,7 +209,7 @@ class prompt_run {
     for (std::size_t n = 0; n < which.size(); ++n) {
       if (hidden) hidden(which[n], states[n]);
       report(static_cast<index_t>(encodings[which[n]].ids.size()));
-      publish(which[n], tails[n].finish());
+      publish(which[n], model_->finish(tails[n]));
     }
   }
 

@@ -3,10 +3,10 @@
 // A row is one query token with one query head of the KV head's group. `panel_width` rows form a tile that fills the lanes of two vectors, so the
 // softmax needs no sums across lanes. For each segment the rows, already rotated at their own positions p, are rotated back by the segment's offset o:
 //   <R(p) q, R(o) k> = <R(-o) R(p) q, k>
-// once for all keys of the segment; then the keys go by in tiles of `key_tile`, a tile being unpacked once for all rows of the call.
+// once for all keys of the segment, and transformed where the keys are stored as their Hadamard transforms, <q, k> = <Hq, Hk>; then the keys go by in tiles of `key_tile`, a tile being unpacked once for all rows of the call.
 // Scores are in units of log2, so that weights are powers of two. A sliding window is a matter of positions alone: of each segment a row sees the keys from
 // `seen - window` up to `seen`. Tiles of keys lie at multiples of `key_tile`, and what a row computes doesn't depend on the rows beside it nor on keys that
-// it doesn't see: hidden keys add zeros.
+// it doesn't see: hidden keys add zeros. Segments whose values are stored as transforms go first, the sums of theirs are turned back once, then the others are added.
 // Source of the online softmax: Milakov and Gimelshein, arXiv 1805.02867; of the tiling: FlashAttention, arXiv 2205.14135.
 
 inline constexpr index_t key_tile = 64;
@@ -22,6 +22,7 @@ struct attention_scratch {
   float* rows;               // [tiles][Dh][panel_width] queries, scaled, rotated at their positions
   float* row_scale;          // [tiles][panel_width] what products of units are to be multiplied by to be scores
   std::uint32_t* rotated;    // [tiles][Dh units][panel_width] the rows for the segment at hand, as units
+  float* transformed_scale;  // [tiles][panel_width] the row_scale of units that are transforms
   float* sums;               // [tiles][Dh][panel_width] weighted values so far
   float* maximum;            // [tiles][panel_width] of the scores so far
   float* total;              // [tiles][panel_width] of the weights so far
@@ -52,6 +53,7 @@ BLOCKATTN_INLINE attention_scratch split_scratch(std::byte* p, index_t head_dim)
   s.maximum = take_scratch<float>(p, rows);
   s.total = take_scratch<float>(p, rows);
   s.seen = take_scratch<std::int64_t>(p, rows);
+  s.transformed_scale = take_scratch<float>(p, rows);
   s.scores = take_scratch<float>(p, key_tile * panel_width);
   s.weights = take_scratch<std::uint32_t>(p, key_tile * panel_width);
   s.keys = take_scratch<std::byte>(p, key_tile * head_dim * 4);
@@ -114,13 +116,25 @@ inline void attend_tile(const attention_args& a, const attention_scratch& x, ind
   add_values<P>(values, a.head_dim, x.weights, P == product::f32 ? n : (n + 1) / 2, shrink, gain, x.sums + rows * a.head_dim);
 }
 
+/// The rows of a tile as the segment's keys want them; `x` is the segment's.
 template <product P>
-inline void attend_segment(const attention_args& a, const attention_segment& s, const attention_scratch& x, index_t tiles) {
+inline void prepare_rows(const attention_args& a, const attention_segment& s, const attention_scratch& all, const attention_scratch& x, index_t tile) {
   const index_t units = P == product::f32 ? a.head_dim : a.head_dim / 2;
+  const index_t rows = tile * panel_width;
+  if (is_transformed(s.key_type))
+    transform_rows<P>(a, s, x.rows + rows * a.head_dim, all.row_scale + rows, x.rotated + rows * units, x.row_scale + rows);
+  else
+    rotate_rows<P>(a, s, x.rows + rows * a.head_dim, x.rotated + rows * units);
+}
+
+template <product P>
+inline void attend_segment(const attention_args& a, const attention_segment& s, const attention_scratch& all, index_t tiles) {
+  attention_scratch x = all;
+  if (is_transformed(s.key_type)) x.row_scale = all.transformed_scale;
   visible_keys visible[row_tiles];
   for (index_t i = 0; i < tiles; ++i) {
     visible[i] = count_visible(a, s, a.row_begin + i * panel_width, x.seen + i * panel_width);
-    if (visible[i].end > visible[i].begin) rotate_rows<P>(a, s, x.rows + i * a.head_dim * panel_width, x.rotated + i * units * panel_width);
+    if (visible[i].end > visible[i].begin) prepare_rows<P>(a, s, all, x, i);
   }
   const index_t last = visible[tiles - 1].end;
   for (index_t first = visible[0].begin, next; first < last; first = next) {
@@ -175,11 +189,24 @@ inline void end_rows(const attention_args& a, const attention_scratch& x) {
   }
 }
 
+inline bool any_transformed_values(const attention_args& a) {
+  for (index_t i = 0; i < a.segment_count; ++i)
+    if (is_transformed(a.segments[i].value_type)) return true;
+  return false;
+}
+
 template <product P>
 inline void attend_as(const attention_args& a, std::byte* scratch) {
   const attention_scratch x = split_scratch(scratch, a.head_dim);
   const index_t tiles = (a.row_end - a.row_begin + panel_width - 1) / panel_width;
   begin_rows<P>(a, x, tiles);
-  for (index_t i = 0; i < a.segment_count; ++i) attend_segment<P>(a, a.segments[i], x, tiles);
+  if (any_transformed_values(a)) {
+    for (index_t i = 0; i < a.segment_count; ++i)
+      if (is_transformed(a.segments[i].value_type)) attend_segment<P>(a, a.segments[i], x, tiles);
+    for (index_t i = 0; i < tiles; ++i)
+      for (index_t lane = 0; lane < panel_width; lane += lanes) hadamard_lines(x.sums + i * a.head_dim * panel_width + lane, a.head_dim);
+  }
+  for (index_t i = 0; i < a.segment_count; ++i)
+    if (!is_transformed(a.segments[i].value_type)) attend_segment<P>(a, a.segments[i], x, tiles);
   end_rows(a, x);
 }

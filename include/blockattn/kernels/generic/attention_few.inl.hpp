@@ -83,8 +83,7 @@ struct few_range {
 template <int Rows, dtype Type>
 inline void few_scores_as(const attention_args& a, const attention_segment& s, index_t first, index_t skip, index_t n, const few_range (&visible)[Rows],
                           const few_scratch& x) {
-  constexpr index_t bytes_32 = 32 / block_values(Type) * block_bytes(Type);
-  const index_t bytes = a.head_dim * bytes_32 / 32;
+  const index_t bytes = row_bytes(Type, a.head_dim);
   for (index_t t = skip / lanes * lanes; t < n; t += lanes) {
     vi partial[Rows][lanes];
     for (int j = 0; j < lanes; ++j) {
@@ -118,6 +117,8 @@ inline void few_scores(const attention_args& a, const attention_segment& s, inde
     case dtype::f16: return few_scores_as<Rows, dtype::f16>(a, s, first, skip, n, visible, x);
     case dtype::bf16: return few_scores_as<Rows, dtype::bf16>(a, s, first, skip, n, visible, x);
     case dtype::q8_0: return few_scores_as<Rows, dtype::q8_0>(a, s, first, skip, n, visible, x);
+    case dtype::q5_h: return few_scores_as<Rows, dtype::q5_h>(a, s, first, skip, n, visible, x);
+    case dtype::q4_h: return few_scores_as<Rows, dtype::q4_h>(a, s, first, skip, n, visible, x);
     default: return few_scores_as<Rows, dtype::q4_0>(a, s, first, skip, n, visible, x);
   }
 }
@@ -150,8 +151,7 @@ inline void few_soften(index_t skip, index_t n, index_t head_dim, float (&maximu
 /// sums += weights * values, `Vectors` vectors of channels from `d` on, all in one block of a quantised type.
 template <int Rows, int Vectors, dtype Type>
 BLOCKATTN_INLINE void few_values(const attention_args& a, const attention_segment& s, index_t first, index_t skip, index_t n, index_t d, const few_scratch& x) {
-  constexpr index_t bytes_32 = 32 / block_values(Type) * block_bytes(Type);
-  const index_t bytes = a.head_dim * bytes_32 / 32;
+  const index_t bytes = row_bytes(Type, a.head_dim);
   const std::byte* value = s.values + (first + skip) * bytes;
   vf sum[Rows][Vectors];
 #pragma GCC unroll 4
@@ -200,6 +200,8 @@ inline void few_values_of(const attention_args& a, const attention_segment& s, i
     case dtype::f16: return few_values_as<Rows, dtype::f16>(a, s, first, skip, n, x);
     case dtype::bf16: return few_values_as<Rows, dtype::bf16>(a, s, first, skip, n, x);
     case dtype::q8_0: return few_values_as<Rows, dtype::q8_0>(a, s, first, skip, n, x);
+    case dtype::q5_h: return few_values_as<Rows, dtype::q5_h>(a, s, first, skip, n, x);
+    case dtype::q4_h: return few_values_as<Rows, dtype::q4_h>(a, s, first, skip, n, x);
     default: return few_values_as<Rows, dtype::q4_0>(a, s, first, skip, n, x);
   }
 }
@@ -215,7 +217,10 @@ inline void few_segment(const attention_args& a, const attention_segment& s, ind
   const index_t least = visible[0].begin;  // rows are in order of position
   const index_t most = visible[Rows - 1].end;
   if (most <= least) return;
-  for (int r = 0; r < Rows; ++r) turn_row(a, s, x.rows + r * a.head_dim, x.turned + r * a.head_dim);
+  for (int r = 0; r < Rows; ++r) {
+    turn_row(a, s, x.rows + r * a.head_dim, x.turned + r * a.head_dim);
+    if (is_transformed(s.key_type)) hadamard_row(x.turned + r * a.head_dim, a.head_dim);
+  }
   for (index_t first = least / key_tile * key_tile; first < most; first += key_tile) {
     const index_t n = most - first < key_tile ? most - first : key_tile;
     const index_t skip = first < least ? least - first : 0;
@@ -239,7 +244,13 @@ inline void attend_group(const attention_args& a, index_t first_row, std::byte* 
     total[r] = 0;
   }
   __builtin_memset(x.sums, 0, static_cast<std::size_t>(Rows * a.head_dim) * sizeof(float));
-  for (index_t i = 0; i < a.segment_count; ++i) few_segment<Rows>(a, a.segments[i], first_row, maximum, total, x);
+  if (any_transformed_values(a)) {
+    for (index_t i = 0; i < a.segment_count; ++i)
+      if (is_transformed(a.segments[i].value_type)) few_segment<Rows>(a, a.segments[i], first_row, maximum, total, x);
+    for (int r = 0; r < Rows; ++r) hadamard_row(x.sums + r * a.head_dim, a.head_dim);
+  }
+  for (index_t i = 0; i < a.segment_count; ++i)
+    if (!is_transformed(a.segments[i].value_type)) few_segment<Rows>(a, a.segments[i], first_row, maximum, total, x);
   for (int r = 0; r < Rows; ++r) put_row(a, first_row + r, x.sums + r * a.head_dim, 1, maximum[r], total[r]);
 }
 

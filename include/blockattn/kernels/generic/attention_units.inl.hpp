@@ -100,6 +100,26 @@ inline void turn_and_pack(const attention_args& a, const attention_segment& s, c
   pack_rows(rows, half, a.head_dim / 2, units);
 }
 
+/// rows -> units for keys that are stored as their transforms: rotated by minus the segment's offset, then transformed. A transform may be larger than its row, so
+/// these units have scales of their own.
+template <product P>
+inline void transform_rows(const attention_args& a, const attention_segment& s, const float* rows, const float* row_scale, std::uint32_t* units, float* scale) {
+  alignas(64) float turned[P == product::i16 ? max_head_dim * panel_width : 1];
+  for (index_t lane = 0; lane < panel_width; lane += lanes) {
+    float* to = (P == product::i16 ? turned : reinterpret_cast<float*>(units)) + lane;
+    turn_rows(a, s, rows + lane, to);
+    hadamard_lines(to, a.head_dim);
+    if constexpr (P == product::i16) {
+      vf most = splat(1e-30f);
+      for (index_t d = 0; d < a.head_dim; ++d) most = larger(absolute(load(to + d * panel_width)), most);
+      const vf factor = splat(query_limit(a.head_dim)) / most;
+      for (index_t d = 0; d < a.head_dim; ++d) store(to + d * panel_width, load(to + d * panel_width) * factor);
+      store(scale + lane, load(row_scale + lane) / factor);
+      pack_rows(to, 0, a.head_dim / 2, units + lane);
+    }
+  }
+}
+
 /// rows -> units, rotated by minus the segment's offset.
 template <product P>
 inline void rotate_rows(const attention_args& a, const attention_segment& s, const float* rows, std::uint32_t* units) {
@@ -231,6 +251,8 @@ inline const std::byte* tile_keys(const attention_args& a, const attention_segme
     case dtype::f16: unpack_keys<P, dtype::f16>(from, n, a.head_dim, x); break;
     case dtype::bf16: unpack_keys<P, dtype::bf16>(from, n, a.head_dim, x); break;
     case dtype::q8_0: unpack_keys<P, dtype::q8_0>(from, n, a.head_dim, x); break;
+    case dtype::q5_h: unpack_keys<P, dtype::q5_h>(from, n, a.head_dim, x); break;
+    case dtype::q4_h: unpack_keys<P, dtype::q4_h>(from, n, a.head_dim, x); break;
     default: unpack_keys<P, dtype::q4_0>(from, n, a.head_dim, x); break;
   }
   return x.keys;
@@ -248,6 +270,8 @@ inline const std::byte* tile_values(const attention_args& a, const attention_seg
     case dtype::f16: unpack_values<P, dtype::f16>(from, n, a.head_dim, x); break;
     case dtype::bf16: unpack_values<P, dtype::bf16>(from, n, a.head_dim, x); break;
     case dtype::q8_0: unpack_values<P, dtype::q8_0>(from, n, a.head_dim, x); break;
+    case dtype::q5_h: unpack_values<P, dtype::q5_h>(from, n, a.head_dim, x); break;
+    case dtype::q4_h: unpack_values<P, dtype::q4_h>(from, n, a.head_dim, x); break;
     default: unpack_values<P, dtype::q4_0>(from, n, a.head_dim, x); break;
   }
   return x.values;

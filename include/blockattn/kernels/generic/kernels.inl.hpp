@@ -5,6 +5,7 @@
 #include "blockattn/kernels/generic/integer.inl.hpp"
 #include "blockattn/kernels/generic/elementwise.inl.hpp"
 #include "blockattn/kernels/generic/activation.inl.hpp"
+#include "blockattn/kernels/generic/hadamard.inl.hpp"
 #include "blockattn/kernels/generic/kv_storage.inl.hpp"
 #include "blockattn/kernels/generic/attention.inl.hpp"
 #include "blockattn/kernels/generic/attention_few.inl.hpp"

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "blockattn/core/dtype.hpp"
 #include "blockattn/core/dtype_decode.hpp"

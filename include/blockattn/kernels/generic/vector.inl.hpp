@@ -8,6 +8,8 @@ typedef std::uint16_t vh __attribute__((vector_size(lanes * 2)));
 typedef std::int8_t vb __attribute__((vector_size(lanes)));
 typedef std::uint8_t vub __attribute__((vector_size(lanes)));
 
+typedef std::uint8_t bytes_16 __attribute__((vector_size(16)));
+
 template <class V>
 BLOCKATTN_INLINE V load_as(const void* p) {
   V v;

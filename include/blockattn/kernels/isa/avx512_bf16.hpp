@@ -101,6 +101,10 @@ BLOCKATTN_INLINE vi iq4_levels(vi x) {
   const __m512i table = _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(iq4_values.data())));
   return reinterpret_cast<vi>(_mm512_xor_si512(_mm512_shuffle_epi8(table, reinterpret_cast<__m512i>(x)), _mm512_set1_epi8(-128)));
 }
+/// table[x] for each of 16 bytes x from 0 to 15.
+BLOCKATTN_INLINE bytes_16 look_up(const std::int8_t* table, bytes_16 x) {
+  return reinterpret_cast<bytes_16>(_mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)), reinterpret_cast<__m128i>(x)));
+}
 BLOCKATTN_INLINE void store_bf16(std::uint16_t* p, vf x) {
   const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
   __builtin_memcpy(p, &rounded, sizeof(rounded));

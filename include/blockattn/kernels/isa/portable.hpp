@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "blockattn/kernels/generic/prelude.hpp"
@@ -60,6 +62,17 @@ BLOCKATTN_INLINE vi iq4_levels(vi x) {
   store_as(bytes, x);
   for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(iq4_values[byte] + 128);
   return load_as<vi>(bytes);
+}
+/// table[x] for each of 16 bytes x from 0 to 15.
+BLOCKATTN_INLINE bytes_16 look_up(const std::int8_t* table, bytes_16 x) {
+#if defined(__aarch64__)
+  return reinterpret_cast<bytes_16>(vqtbl1q_s8(vld1q_s8(table), reinterpret_cast<uint8x16_t>(x)));
+#else
+  std::uint8_t bytes[16];
+  store_as(bytes, x);
+  for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(table[byte]);
+  return load_as<bytes_16>(bytes);
+#endif
 }
 BLOCKATTN_INLINE void store_bf16(std::uint16_t* p, vf x) { store_bf16_by_bits(p, x); }
 
