@@ -136,6 +136,7 @@ class evaluation {
     opened_.emplace(open_adapted_model(model));
     if (opened_->by_default) note(cat("using ", fs::path(opened_->adapters.front()).filename().string(), "; --lora none: without it"));
     cache_ = make_cache(options_.model, opened_->model);
+    chat_ = template_ ? *template_ : opened_->model.chat();
     opened_as_ = wanted;
   }
 
@@ -148,7 +149,7 @@ class evaluation {
     generation.plan = plan_of(c);
     generation.stop = options_.stop;
     generation.cancelled = [] { return interrupt_guard::interrupted(); };
-    const auto prompt = (template_ ? *template_ : opened_->model.chat()).rag(options_.system, passages, q.question);
+    const auto prompt = chat_->rag(options_.system, passages, q.question);
     const auto first = blockattn::session(opened_->model, cache_).generate(prompt, generation);
     generation.max_tokens = 1;
     const auto again = c.plan == "full" ? first : blockattn::session(opened_->model, cache_).generate(prompt, generation);
@@ -175,7 +176,8 @@ class evaluation {
   std::string opened_as_;
   std::shared_ptr<blockattn::block_cache> cache_;
   std::map<std::string, blockattn::attention_plan> plans_;
-  std::optional<blockattn::chat_template> template_;
+  std::optional<blockattn::chat_template> template_;  ///< of --template
+  std::optional<blockattn::chat_template> chat_;      ///< of the open model
 };
 
 void write_text(const std::string& file, const std::string& text) {
