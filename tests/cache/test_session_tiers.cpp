@@ -4,6 +4,7 @@
 #include "blockattn/cache/lmdb_tier.hpp"
 #include "blockattn/generate/precompute.hpp"
 #include "blockattn/generate/session.hpp"
+#include "support/model_path.hpp"
 #include "support/temporary_file.hpp"
 #include "support/tiny_model.hpp"
 #include "tier_blocks.hpp"
@@ -71,6 +72,25 @@ TEST_CASE("session over tiers: another precision's blocks are misses", "[cache][
   CHECK(session(exact, cache).logits_of_ids(prompt()) == session(exact).logits_of_ids(prompt()));
   CHECK(cache->stats().fetched == 0);
   CHECK(log.count(log_level::info, "arithmetic: fast there, f32 here") == 1);
+}
+
+TEST_CASE("session over tiers: transformed keys and values from disk, to the bit, and never another type's", "[cache][session]") {
+  const auto loaded = [](kv_types types) { return model::load(model_path(), {precision::fast, types}); };
+  const model m = loaded({dtype::q5_h, dtype::q4_h});
+  const scratch_folder folder;
+  auto blocks = prompt();
+  blocks.erase(blocks.begin() + 2, blocks.end() - 1);
+  const auto expected = session(m).logits_of_ids(blocks);
+  CHECK(session(m, cache_on(folder)).logits_of_ids(blocks) == expected);
+  const auto cache = cache_on(folder);
+  CHECK(session(m, cache).logits_of_ids(blocks) == expected);
+  CHECK(cache->stats().fetched == 2);
+  CHECK(cache->tiers().front()->stats().damaged == 0);
+  log_book log;
+  const auto other = cache_on(folder, 64 * MiB, log.sink());
+  CHECK(session(loaded(dtype::q4_h), other).logits_of_ids(blocks) != expected);
+  CHECK(other->stats().fetched == 0);
+  CHECK(log.count(log_level::info, "kv: q5_h:q4_h there, q4_h here") == 1);
 }
 
 TEST_CASE("session over tiers: precomputed blocks", "[cache][session]") {

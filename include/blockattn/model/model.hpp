@@ -248,6 +248,9 @@ class model {
       layout = checked({c.layers, c.kv_heads, c.head_dim, stored_types(options, !device_name.empty())});
       tail_layout = layout;
       tail_layout.types = growing(layout.types, options.compute == precision::exact ? dtype::f32 : dtype::f16);
+      if (is_transformed(layout.types.keys) && base->file.find_tensor("blk.0.attn_k.bias") != nullptr)
+        blockattn::log(options.log, log_level::warning, cat("[kv] keys of type ", name(layout.types.keys), ": ", base->file.path(),
+                       " adds biases to its keys, whose large channels leave the others no bits; expect wrong answers. Take ", to_string(kv_types(dtype::q8_0, layout.types.values)), " or f16."));
       if (base->vocabulary.vocab_size() != c.vocabulary)
         throw format_error(cat("[model] ", base->file.path(), ": the vocabulary has ", base->vocabulary.vocab_size(), " tokens, the embedding ", c.vocabulary,
                                " rows. The file is inconsistent; convert the model again."));
