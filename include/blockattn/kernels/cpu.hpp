@@ -7,7 +7,7 @@
 //   avx512        AVX-512 F, BW, DQ, VL; without AVX-VNNI
 //   avx512_vnni   and VNNI: products of four bytes
 //   avx512_bf16   and BF16 products
-//   amx           and tiles of BF16 products, with the kernel's permission
+//   amx           and tiles of BF16 products, with the kernel's permission; taken by itself only where its products agree with avx512_bf16's (agreement.hpp)
 //   neon_dotprod  AArch64 with products of four signed bytes
 //   neon_i8mm     and of unsigned and signed ones
 // The environment variable BLOCKATTN_ISA=LEVEL forces a level that the processor has.
@@ -130,10 +130,16 @@ namespace detail {
   return best;
 }
 
+/// Whether BLOCKATTN_ISA names a level.
+[[nodiscard]] inline bool isa_is_forced() {
+  const char* forced = std::getenv("BLOCKATTN_ISA");
+  return forced != nullptr && *forced != '\0';
+}
+
 /// The level in use: BLOCKATTN_ISA if set, else the best. Throws argument_error for an unknown level or one that the processor lacks.
 [[nodiscard]] inline isa chosen_isa() {
+  if (!isa_is_forced()) return best_isa();
   const char* forced = std::getenv("BLOCKATTN_ISA");
-  if (forced == nullptr || *forced == '\0') return best_isa();
   for (const isa level : all_isas) {
     if (name(level) != forced) continue;
     if (supports(level)) return level;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "blockattn/core/parts.hpp"
+#include "blockattn/kernels/agreement.hpp"
 #include "blockattn/kernels/cpu.hpp"
 #include "blockattn/kernels/kernel_table.hpp"
 #if BLOCKATTN_HAS_KERNELS
@@ -16,9 +17,19 @@ namespace blockattn::inline v0 {
 BLOCKATTN_PART const kernel_table& kernels_of(isa level) { return detail::header_kernels(level); }
 #endif
 
+namespace detail {
+
+/// `level`, or the one below where it is AMX, not forced, and its products aren't those of the one below: few machines have it, so it has to show that it works.
+[[nodiscard]] inline const kernel_table& checked_kernels(isa level, bool forced) {
+  if (level != isa::amx || forced || products_agree(kernels_of(isa::amx), kernels_of(isa::avx512_bf16))) return kernels_of(level);
+  return kernels_of(isa::avx512_bf16);
+}
+
+}  // namespace detail
+
 /// The kernels in use, chosen at the first call. Throws argument_error if BLOCKATTN_ISA names none that works here.
 [[nodiscard]] inline const kernel_table& kernels() {
-  static const kernel_table& chosen = kernels_of(chosen_isa());
+  static const kernel_table& chosen = detail::checked_kernels(chosen_isa(), isa_is_forced());
   return chosen;
 }
 
