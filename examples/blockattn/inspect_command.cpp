@@ -95,7 +95,7 @@ json cpu_json() {
             {"avx512_vnni", f.avx512_vnni}, {"avx512_bf16", f.avx512_bf16}, {"amx_int8", f.amx_int8}, {"amx_bf16", f.amx_bf16},
             {"dotprod", f.dotprod}, {"i8mm", f.i8mm}}},
           {"levels", levels},
-          {"chosen", std::string(name(blockattn::chosen_isa()))}};
+          {"chosen", std::string(name(blockattn::kernels().level))}};
 }
 
 int print_cpu(bool as_json) {
