@@ -8,7 +8,7 @@
 #include "blockattn/io/check_weights.hpp"
 #include "blockattn/io/gguf_fingerprint.hpp"
 #include "blockattn/io/open_checkpoint.hpp"
-#include "blockattn/kernels/cpu.hpp"
+#include "blockattn/kernels/dispatch.hpp"
 #include "blockattn/kernels/interleave.hpp"
 #include "commands.hpp"
 #include "json_output.hpp"
