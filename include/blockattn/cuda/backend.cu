@@ -369,7 +369,6 @@ struct engine::state {
     const token_id* ids = nullptr;
     const device_segment* segments = nullptr;
     index_t segment_count = 0, tokens = 0, keys = 0;
-    index_t tile = 64;  ///< keys of a tile in Hopper's kernel
     std::vector<const float*> cosine, sine;                ///< of the tokens, one a RoPE
     std::vector<const float*> segment_cosine, segment_sine;  ///< of the segments' rotations, one a RoPE
     /// The keys in pieces: for all tokens, and for the last ones alone in the last layer.
@@ -404,24 +403,49 @@ struct engine::state {
     while (static_cast<index_t>(begins.size()) <= splits) begins.push_back(static_cast<std::int32_t>(items.size()));
   }
 
+  /// The same for Hopper's kernel, whose tiles go across segments: cuts lie wherever `grain` keys are full.
+  static void split_tiles(std::span<const segment> segments, index_t splits, index_t grain, std::vector<work_item>& items, std::vector<std::int32_t>& begins) {
+    index_t total = 0;
+    for (const segment& s : segments) total += s.tokens;
+    const index_t share = (total + splits * grain - 1) / (splits * grain) * grain;
+    begins.assign(1, 0);
+    index_t left = share;
+    for (std::size_t i = 0; i < segments.size(); ++i)
+      for (index_t at = 0; at < segments[i].tokens;) {
+        const index_t take = std::min(segments[i].tokens - at, left);
+        items.push_back({static_cast<std::int32_t>(i), static_cast<std::int32_t>(at), static_cast<std::int32_t>(at + take), 0});
+        at += take, left -= take;
+        if (left == 0) begins.push_back(static_cast<std::int32_t>(items.size())), left = share;
+      }
+    while (static_cast<index_t>(begins.size()) <= splits) begins.push_back(static_cast<std::int32_t>(items.size()));
+  }
+
   [[nodiscard]] index_t tile_rows(index_t rows) const { return rows <= 16 ? 16 : (rows <= 64 || net.head_dim > 128 ? 64 : 128); }
+
+  /// Whether Hopper's kernel is to do so many rows of the query: the device has its instructions, and the rows fill its tiles.
+  [[nodiscard]] bool takes_groups(index_t rows) const {
+    const auto packed = [](dtype type) { return type == dtype::q8_0 || type == dtype::q4_0; };
+    const bool types = options.kv == kv_types(dtype::bf16) || (packed(options.kv.keys) && packed(options.kv.values));
+    const bool whole = std::all_of(net.ropes.begin(), net.ropes.end(), [&](const rope_facts& r) { return r.channels == net.head_dim; });
+    return facts.capability == 90 && options.kind == arithmetic::fast && rows > 64 && types && whole && (net.head_dim == 64 || net.head_dim == 128);
+  }
+  /// Units of 64 rows that each of its two groups owns.
+  [[nodiscard]] static index_t group_units(index_t rows) { return rows <= 128 ? 1 : 2; }
 
   /// How many thread blocks share the keys of a row tile; a matter of sizes alone.
   [[nodiscard]] index_t splits_for(index_t rows, index_t keys) const {
+    if (takes_groups(rows)) {  // one block fits on a multiprocessor
+      const index_t tile = 128 * group_units(rows), tiles = (rows + tile - 1) / tile * net.kv_heads;
+      return std::clamp<index_t>(facts.multiprocessors / tiles, 1, std::clamp<index_t>(keys / 160, 1, 128));
+    }
     const index_t tiles = (rows + tile_rows(rows) - 1) / tile_rows(rows) * net.kv_heads;
     const index_t wanted = 2 * facts.multiprocessors / tiles;
     return std::clamp<index_t>(wanted, 1, std::clamp<index_t>(keys / 256, 1, 128));
   }
 
-  /// The tile size that wastes least on the segments' ends: a turn costs about as much as 60 keys.
-  static index_t best_tile(std::span<const segment> segments) {
-    index_t best = 64, least = 0;
-    for (const index_t tile : {64, 80, 128}) {
-      index_t cost = 0;
-      for (const segment& s : segments) cost += (s.tokens + tile - 1) / tile * (tile + 60);
-      if (least == 0 || cost < least) least = cost, best = tile;
-    }
-    return best;
+  void split(std::span<const segment> segments, index_t rows, index_t splits, std::vector<work_item>& items, std::vector<std::int32_t>& begins) const {
+    if (!takes_groups(rows)) return split_work(segments, splits, items, begins);
+    split_tiles(segments, splits, net.head_dim == 64 ? group_keys<64> : group_keys<128>, items, begins);
   }
 
   template <class T>
@@ -446,13 +470,13 @@ struct engine::state {
     }
     tables t;
     t.segment_count = static_cast<index_t>(segments.size()), t.tokens = static_cast<index_t>(ids.size());
-    t.keys = keys, t.tile = best_tile(segments);
+    t.keys = keys;
     const index_t group = net.heads / net.kv_heads;
     t.all.splits = splits_for(static_cast<index_t>(ids.size()) * group, keys), t.last.splits = splits_for(last_rows * group, keys);
     std::vector<work_item> items, last_items;
     std::vector<std::int32_t> begins, last_begins;
-    split_work(segments, t.all.splits, items, begins);
-    split_work(segments, t.last.splits, last_items, last_begins);
+    split(segments, static_cast<index_t>(ids.size()) * group, t.all.splits, items, begins);
+    split(segments, last_rows * group, t.last.splits, last_items, last_begins);
     index_t at = 0;
     const auto id_at = reinterpret_cast<index_t>(stage(std::vector<token_id>(ids.begin(), ids.end()), at));
     const auto segment_at = reinterpret_cast<index_t>(stage(seen, at)), rotation_at = reinterpret_cast<index_t>(stage(rotations, at));
@@ -548,36 +572,23 @@ struct engine::state {
     launch_tiles<T, Dh, 1, false>(a);
   }
 
-  template <int Dh, int Keys>
+  template <int Dh, int Units, bool Packed>
   void launch_groups(attend_arguments& a) {
-    a.cap > 0 ? launch_groups_of<Dh, Keys, true>(a) : launch_groups_of<Dh, Keys, false>(a);
-  }
-
-  template <int Dh, int Keys, bool Capped>
-  void launch_groups_of(attend_arguments& a) {
-    constexpr int memory = group_memory<Dh, Keys>();
-    static const cudaError_t raised = cudaFuncSetAttribute(attend_groups<Dh, Keys, Capped>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
+    constexpr int memory = group_layout<Dh, Units, Packed>::bytes;
+    static const cudaError_t raised = cudaFuncSetAttribute(attend_groups<Dh, Units, Packed>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
     check(raised, "shared memory of attend_groups");
     const int rows = a.tokens * (a.heads / a.kv_heads);
     need_parts(a, rows);
-    const dim3 grid(static_cast<unsigned>((rows + group_rows - 1) / group_rows), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
-    launch("attend_groups", attend_groups<Dh, Keys, Capped>, grid, group_threads, memory, a);
+    const dim3 grid(static_cast<unsigned>((rows + 128 * Units - 1) / (128 * Units)), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
+    launch("attend_groups", attend_groups<Dh, Units, Packed>, grid, group_threads, memory, a);
     join_parts<bf16>(a, rows);
   }
 
-  /// Hopper's kernel, where the device has its instructions and the rows fill its tiles. False if another one must do it.
-  bool attend_by_groups(attend_arguments& a, index_t tile) {
-    const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads;
-    const bool whole = a.channels == 0 || a.channels == a.head_dim;
-    if (facts.capability != 90 || rows <= 64 || !whole) return false;
-    if (a.head_dim == 128 && tile == 128) launch_groups<128, 128>(a);
-    else if (a.head_dim == 128 && tile == 80) launch_groups<128, 80>(a);
-    else if (a.head_dim == 128) launch_groups<128, 64>(a);
-    else if (a.head_dim == 64 && tile == 128) launch_groups<64, 128>(a);
-    else if (a.head_dim == 64 && tile == 80) launch_groups<64, 80>(a);
-    else if (a.head_dim == 64) launch_groups<64, 64>(a);
-    else return false;
-    return true;
+  template <int Dh>
+  void attend_by_groups(attend_arguments& a, index_t units) {
+    const bool packed = options.kv.keys != dtype::bf16;
+    if (units == 1) packed ? launch_groups<Dh, 1, true>(a) : launch_groups<Dh, 1, false>(a);
+    else packed ? launch_groups<Dh, 2, true>(a) : launch_groups<Dh, 2, false>(a);
   }
 
   template <class T>
@@ -591,12 +602,14 @@ struct engine::state {
 
   /// Tensor cores take half precision, bfloat16 and what is unpacked to it.
   template <class T>
-  void attend(attend_arguments& a, const tables& t) {
+  void attend(attend_arguments& a) {
     const auto takes = [&](dtype other) { return (options.kv.keys == dtype::bf16 || options.kv.keys == other) && (options.kv.values == dtype::bf16 || options.kv.values == other); };
     if constexpr (std::is_same_v<T, bf16>) {
+      if (const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads; takes_groups(rows))
+        return a.head_dim == 128 ? attend_by_groups<128>(a, group_units(rows)) : attend_by_groups<64>(a, group_units(rows));
       if (facts.capability >= 80) {
         if (takes(dtype::q8_0) || takes(dtype::q4_0)) {
-          if (attend_by_groups(a, t.tile) || attend_by_tiles<bf16>(a)) return;
+          if (attend_by_tiles<bf16>(a)) return;
         } else if (options.kv == kv_types(dtype::f16) && attend_by_tiles<__half>(a)) {
           return;
         }
@@ -694,7 +707,7 @@ struct engine::state {
       const index_t skipped = tokens - kept;
       attend_arguments a = attention_arguments(t, n, l, kept, position + skipped);
       a.queries += skipped * a.row_stride;
-      attend<T>(a, t);
+      attend<T>(a);
       float* at = x.as<float>() + skipped * net.width;
       add_product<T>(l.output, attended.as<T>(), kept, l.attention_post_norm, at);
       feed_forward<T>(l, at, kept);
