@@ -640,6 +640,14 @@ struct engine::state {
     return true;
   }
 
+  /// Whether keys and values that are copied as they lie, in pieces of 16 bytes, begin at multiples of that: beside quantised ones, not for every number of KV heads.
+  [[nodiscard]] bool pieces_are_aligned() const {
+    const auto copied = [](dtype type) { return type == dtype::bf16 || type == dtype::f16; };
+    if (!copied(options.kv.keys) && !copied(options.kv.values)) return true;
+    const index_t keys = net.kv_heads * row_bytes(options.kv.keys, net.head_dim), values = net.kv_heads * row_bytes(options.kv.values, net.head_dim);
+    return keys % 16 == 0 && (keys + values) % 16 == 0;
+  }
+
   /// Tensor cores take half precision, bfloat16 and what is unpacked to it.
   template <class T>
   void attend(attend_arguments& a, const tables& t) {
@@ -647,7 +655,7 @@ struct engine::state {
     if constexpr (std::is_same_v<T, bf16>) {
       if (const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads; takes_groups(rows, t.keys))
         return a.head_dim == 128 ? attend_by_groups<128>(a, group_units(rows, t.keys)) : attend_by_groups<64>(a, group_units(rows, t.keys));
-      if (facts.capability >= 80) {
+      if (facts.capability >= 80 && pieces_are_aligned()) {
         if (takes(dtype::q8_0) || takes(dtype::q4_0)) {
           if (attend_by_tiles<bf16>(a)) return;
         } else if (options.kv == kv_types(dtype::f16) && attend_by_tiles<__half>(a)) {
