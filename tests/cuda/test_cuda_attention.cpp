@@ -91,7 +91,7 @@ TEST_CASE("Tiled attention on a GPU equals the plain one within the rounding of 
       for (const index_t window : {0, 100}) {
         const shape s{head_dim, pairing, window};
         const std::vector<float> exact = hidden_states(s, arithmetic::f32, dtype::f32);
-        for (const kv_types kv : {kv_types(dtype::bf16), kv_types(dtype::f16), kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0)}) {
+        for (const kv_types kv : {kv_types(dtype::bf16), kv_types(dtype::f16), kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0), kv_types(dtype::bf16, dtype::q8_0)}) {
           INFO(head_dim << " channels, pairing " << static_cast<int>(pairing) << ", window " << window << ", " << to_string(kv));
           CHECK(relative_error(hidden_states(s, arithmetic::fast, kv), exact) < (kv.values == dtype::q4_0 ? 0.15 : 0.015));
         }

@@ -99,7 +99,7 @@ class gpu_runner {
 TEST_CASE("Families on a GPU in float32: transformers' logits") {
   if (!blockattn_test::have_gpu()) return;
   for (const json& each : family_golden().at("cases")) {
-    if (each.at("folder_only").get<bool>()) continue;  // no GGUF file says what they are
+    if (each.at("folder_only").get<bool>()) continue;
     INFO(each.at("name"));
     const gpu_runner gpu(each, arithmetic::f32, dtype::f32);
     for (const figures& f : {gpu.full(), gpu.steps(), gpu.block()}) {

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "blockattn/cuda/device/attention_groups.cuh"
+#include "blockattn/cuda/device/products.cuh"
 #include "blockattn/cuda/device/sampling.cuh"
 #include "blockattn/cuda/device/token.cuh"
 #include "blockattn/cuda/device/weights.cuh"
@@ -302,13 +303,21 @@ struct engine::state {
   /// Launches a kernel so that it is prepared while the ones before it run (see wait_for_inputs).
   template <class... P, class... A>
   void launch(const char* name, void (*kernel)(P...), dim3 grid, unsigned threads, index_t memory, const A&... arguments) {
+    launch_clusters(name, kernel, grid, 1, threads, memory, arguments...);
+  }
+
+  /// The same in clusters of (1, `cluster`, 1) thread blocks; more than one from 9.0 on.
+  template <class... P, class... A>
+  void launch_clusters(const char* name, void (*kernel)(P...), dim3 grid, unsigned cluster, unsigned threads, index_t memory, const A&... arguments) {
     cudaLaunchConfig_t config = {};
     config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = static_cast<std::size_t>(memory), config.stream = context->stream();
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &early;
-    config.numAttrs = facts.capability >= 90 ? 1 : 0;
+    std::array<cudaLaunchAttribute, 2> attributes = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {1, cluster, 1};
+    config.attrs = attributes.data();
+    config.numAttrs = facts.capability < 90 ? 0 : (cluster > 1 ? 2 : 1);
     check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), name);
   }
 
@@ -342,6 +351,34 @@ struct engine::state {
     return scratch.as<T>();
   }
 
+  /// Whether Hopper's kernel for some tokens takes the product.
+  [[nodiscard]] bool takes_some(const stacked_matrices& w, index_t tokens) const {
+    return facts.capability == 90 && tokens > few_tokens && tokens <= product_tokens && w.parts.size() == 1 && w.parts[0].type == dtype::bf16 && w.columns % product_columns == 0 && w.rows % 8 == 0;
+  }
+
+  /// `norm` (with add): `narrow` gets y as the product after the next RMSNorm wants it, up to a factor; `scaled`: x was left there so.
+  template <product_end End>
+  void multiply_by_some(const stacked_matrices& w, const bf16* x, index_t tokens, void* y, const float* norm_after = nullptr, bool scaled = false) {
+    static const cudaError_t raised = cudaFuncSetAttribute(multiply_some<End>, cudaFuncAttributeMaxDynamicSharedMemorySize, product_memory);
+    check(raised, "shared memory of multiply_some");
+    const bool gate = End == product_end::gate;
+    const index_t width = gate ? w.rows / 2 : w.rows, each = gate ? 64 : product_rows, tiles = (width + each - 1) / each;
+    const index_t splits = tiles * 2 > facts.multiprocessors ? 1 : std::clamp<index_t>(w.columns / product_columns / 4, 1, 4);
+    product_arguments a;
+    a.weights = reinterpret_cast<const bf16*>(w.parts[0].data), a.x = x, a.y = y, a.gelu = net.gelu;
+    a.rows = static_cast<int>(w.rows), a.columns = static_cast<int>(w.columns), a.tokens = static_cast<int>(tokens), a.stride = width;
+    squares.need(context, (net.width + product_rows - 1) / product_rows * product_tokens * 4, "a prompt's intermediate values", less_context);
+    a.norm = norm_after, a.normed = narrow.as<bf16>(), a.squares = squares.as<float>();
+    if (scaled) a.x_squares = squares.as<float>(), a.x_tiles = static_cast<int>((net.width + product_rows - 1) / product_rows), a.epsilon = net.norm_epsilon;
+    launch_clusters("multiply_some", multiply_some<End>, dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(splits)), static_cast<unsigned>(splits), product_threads, product_memory, a);
+  }
+
+  /// Whether a layer's products do its norms and activations beside.
+  [[nodiscard]] bool takes_norms(const device_layer& l, index_t tokens) const {
+    return takes_some(l.query_key_value, tokens) && takes_some(l.output, tokens) && takes_some(l.gate_up, tokens) && takes_some(l.down, tokens) && l.attention_norm != nullptr &&
+           l.feed_forward_norm != nullptr && l.attention_post_norm == nullptr && l.feed_forward_post_norm == nullptr;
+  }
+
   /// y [tokens, rows] (+)= x [tokens, columns] · Wᵀ.
   template <class In, class Out>
   void multiply(const stacked_matrices& w, const In* x, index_t tokens, Out* y, bool add) {
@@ -353,6 +390,9 @@ struct engine::state {
         }
         return;
       }
+    }
+    if constexpr (std::is_same_v<In, bf16> && std::is_same_v<Out, float>) {
+      if (takes_some(w, tokens)) return add ? multiply_by_some<product_end::add>(w, x, tokens, y) : multiply_by_some<product_end::store>(w, x, tokens, y);
     }
     const In* weights_of = unpacked<In>(w);
     const float one = 1, other = add ? 1.0F : 0.0F;
@@ -369,7 +409,6 @@ struct engine::state {
     const token_id* ids = nullptr;
     const device_segment* segments = nullptr;
     index_t segment_count = 0, tokens = 0, keys = 0;
-    index_t tile = 64;  ///< keys of a tile in Hopper's kernel
     std::vector<const float*> cosine, sine;                ///< of the tokens, one a RoPE
     std::vector<const float*> segment_cosine, segment_sine;  ///< of the segments' rotations, one a RoPE
     /// The keys in pieces: for all tokens, and for the last ones alone in the last layer.
@@ -392,7 +431,7 @@ struct engine::state {
       for (index_t at = 0; at < segments[i].tokens;) {
         index_t take = segments[i].tokens - at;
         if (take > left + tile_keys / 2) take = std::max<index_t>((left + tile_keys / 2) / tile_keys * tile_keys, 0);
-        if (take > 0) items.push_back({static_cast<std::int32_t>(i), static_cast<std::int32_t>(at), static_cast<std::int32_t>(at + take), 0});
+        if (take > 0) items.push_back({static_cast<std::int32_t>(i), static_cast<std::int32_t>(at), static_cast<std::int32_t>(at + take), static_cast<std::int32_t>(segments[i].position)});
         at += take;
         left -= take;
         if (left <= tile_keys / 2 && static_cast<index_t>(begins.size()) < splits) {
@@ -404,24 +443,49 @@ struct engine::state {
     while (static_cast<index_t>(begins.size()) <= splits) begins.push_back(static_cast<std::int32_t>(items.size()));
   }
 
+  /// The same for Hopper's kernel, whose tiles go across segments: cuts lie wherever `grain` keys are full.
+  static void split_tiles(std::span<const segment> segments, index_t splits, index_t grain, std::vector<work_item>& items, std::vector<std::int32_t>& begins) {
+    index_t total = 0;
+    for (const segment& s : segments) total += s.tokens;
+    const index_t share = (total + splits * grain - 1) / (splits * grain) * grain;
+    begins.assign(1, 0);
+    index_t left = share;
+    for (std::size_t i = 0; i < segments.size(); ++i)
+      for (index_t at = 0; at < segments[i].tokens;) {
+        const index_t take = std::min(segments[i].tokens - at, left);
+        items.push_back({static_cast<std::int32_t>(i), static_cast<std::int32_t>(at), static_cast<std::int32_t>(at + take), static_cast<std::int32_t>(segments[i].position)});
+        at += take, left -= take;
+        if (left == 0) begins.push_back(static_cast<std::int32_t>(items.size())), left = share;
+      }
+    while (static_cast<index_t>(begins.size()) <= splits) begins.push_back(static_cast<std::int32_t>(items.size()));
+  }
+
   [[nodiscard]] index_t tile_rows(index_t rows) const { return rows <= 16 ? 16 : (rows <= 64 || net.head_dim > 128 ? 64 : 128); }
+
+  /// Whether Hopper's kernel is to do so many rows of the query: the device has its instructions, and there is enough to do.
+  [[nodiscard]] bool takes_groups(index_t rows, index_t keys) const {
+    const auto packed = [](dtype type) { return type == dtype::q8_0 || type == dtype::q4_0; };
+    const bool types = options.kv == kv_types(dtype::bf16) || (packed(options.kv.keys) && packed(options.kv.values));
+    const bool whole = std::all_of(net.ropes.begin(), net.ropes.end(), [&](const rope_facts& r) { return r.channels == net.head_dim; });
+    return facts.capability == 90 && options.kind == arithmetic::fast && (rows > 64 || keys >= 512) && types && whole && (net.head_dim == 64 || net.head_dim == 128);
+  }
+  /// Units of 64 rows that each of its two groups owns.
+  [[nodiscard]] static index_t group_units(index_t rows, index_t keys) { return rows <= 128 || (rows <= 256 && keys <= 4096) ? 1 : 2; }
 
   /// How many thread blocks share the keys of a row tile; a matter of sizes alone.
   [[nodiscard]] index_t splits_for(index_t rows, index_t keys) const {
+    if (takes_groups(rows, keys)) {  // one block fits on a multiprocessor
+      const index_t tile = 128 * group_units(rows, keys), tiles = (rows + tile - 1) / tile * net.kv_heads;
+      return std::clamp<index_t>(facts.multiprocessors / tiles, 1, std::clamp<index_t>(keys / 128, 1, 128));
+    }
     const index_t tiles = (rows + tile_rows(rows) - 1) / tile_rows(rows) * net.kv_heads;
     const index_t wanted = 2 * facts.multiprocessors / tiles;
     return std::clamp<index_t>(wanted, 1, std::clamp<index_t>(keys / 256, 1, 128));
   }
 
-  /// The tile size that wastes least on the segments' ends: a turn costs about as much as 60 keys.
-  static index_t best_tile(std::span<const segment> segments) {
-    index_t best = 64, least = 0;
-    for (const index_t tile : {64, 80, 128}) {
-      index_t cost = 0;
-      for (const segment& s : segments) cost += (s.tokens + tile - 1) / tile * (tile + 60);
-      if (least == 0 || cost < least) least = cost, best = tile;
-    }
-    return best;
+  void split(std::span<const segment> segments, index_t rows, index_t keys, index_t splits, std::vector<work_item>& items, std::vector<std::int32_t>& begins) const {
+    if (!takes_groups(rows, keys)) return split_work(segments, splits, items, begins);
+    split_tiles(segments, splits, net.head_dim == 64 ? group_keys<64> : group_keys<128>, items, begins);
   }
 
   template <class T>
@@ -446,13 +510,13 @@ struct engine::state {
     }
     tables t;
     t.segment_count = static_cast<index_t>(segments.size()), t.tokens = static_cast<index_t>(ids.size());
-    t.keys = keys, t.tile = best_tile(segments);
+    t.keys = keys;
     const index_t group = net.heads / net.kv_heads;
     t.all.splits = splits_for(static_cast<index_t>(ids.size()) * group, keys), t.last.splits = splits_for(last_rows * group, keys);
     std::vector<work_item> items, last_items;
     std::vector<std::int32_t> begins, last_begins;
-    split_work(segments, t.all.splits, items, begins);
-    split_work(segments, t.last.splits, last_items, last_begins);
+    split(segments, static_cast<index_t>(ids.size()) * group, keys, t.all.splits, items, begins);
+    split(segments, last_rows * group, keys, t.last.splits, last_items, last_begins);
     index_t at = 0;
     const auto id_at = reinterpret_cast<index_t>(stage(std::vector<token_id>(ids.begin(), ids.end()), at));
     const auto segment_at = reinterpret_cast<index_t>(stage(seen, at)), rotation_at = reinterpret_cast<index_t>(stage(rotations, at));
@@ -523,7 +587,7 @@ struct engine::state {
   template <class T>
   void join_parts(const attend_arguments& a, int rows) {
     if (a.splits == 1) return;
-    launch("merge_splits", merge_splits<T>, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(a.kv_heads)), static_cast<unsigned>(a.head_dim), 0, a, rows);
+    launch("merge_splits", merge_splits<T>, dim3(static_cast<unsigned>((rows * a.kv_heads + merge_rows - 1) / merge_rows)), 32 * merge_rows, 0, a, rows);
   }
 
   template <class T, int Dh, int Units, bool Shared>
@@ -548,36 +612,23 @@ struct engine::state {
     launch_tiles<T, Dh, 1, false>(a);
   }
 
-  template <int Dh, int Keys>
+  template <int Dh, int Units, bool Packed>
   void launch_groups(attend_arguments& a) {
-    a.cap > 0 ? launch_groups_of<Dh, Keys, true>(a) : launch_groups_of<Dh, Keys, false>(a);
-  }
-
-  template <int Dh, int Keys, bool Capped>
-  void launch_groups_of(attend_arguments& a) {
-    constexpr int memory = group_memory<Dh, Keys>();
-    static const cudaError_t raised = cudaFuncSetAttribute(attend_groups<Dh, Keys, Capped>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
+    constexpr int memory = group_layout<Dh, Units, Packed>::bytes;
+    static const cudaError_t raised = cudaFuncSetAttribute(attend_groups<Dh, Units, Packed>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
     check(raised, "shared memory of attend_groups");
     const int rows = a.tokens * (a.heads / a.kv_heads);
     need_parts(a, rows);
-    const dim3 grid(static_cast<unsigned>((rows + group_rows - 1) / group_rows), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
-    launch("attend_groups", attend_groups<Dh, Keys, Capped>, grid, group_threads, memory, a);
+    const dim3 grid(static_cast<unsigned>((rows + 128 * Units - 1) / (128 * Units)), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
+    launch("attend_groups", attend_groups<Dh, Units, Packed>, grid, group_threads, memory, a);
     join_parts<bf16>(a, rows);
   }
 
-  /// Hopper's kernel, where the device has its instructions and the rows fill its tiles. False if another one must do it.
-  bool attend_by_groups(attend_arguments& a, index_t tile) {
-    const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads;
-    const bool whole = a.channels == 0 || a.channels == a.head_dim;
-    if (facts.capability != 90 || rows <= 64 || !whole) return false;
-    if (a.head_dim == 128 && tile == 128) launch_groups<128, 128>(a);
-    else if (a.head_dim == 128 && tile == 80) launch_groups<128, 80>(a);
-    else if (a.head_dim == 128) launch_groups<128, 64>(a);
-    else if (a.head_dim == 64 && tile == 128) launch_groups<64, 128>(a);
-    else if (a.head_dim == 64 && tile == 80) launch_groups<64, 80>(a);
-    else if (a.head_dim == 64) launch_groups<64, 64>(a);
-    else return false;
-    return true;
+  template <int Dh>
+  void attend_by_groups(attend_arguments& a, index_t units) {
+    const bool packed = options.kv.keys != dtype::bf16;
+    if (units == 1) packed ? launch_groups<Dh, 1, true>(a) : launch_groups<Dh, 1, false>(a);
+    else packed ? launch_groups<Dh, 2, true>(a) : launch_groups<Dh, 2, false>(a);
   }
 
   template <class T>
@@ -589,14 +640,24 @@ struct engine::state {
     return true;
   }
 
+  /// Whether keys and values that are copied as they lie, in pieces of 16 bytes, begin at multiples of that: beside quantised ones, not for every number of KV heads.
+  [[nodiscard]] bool pieces_are_aligned() const {
+    const auto copied = [](dtype type) { return type == dtype::bf16 || type == dtype::f16; };
+    if (!copied(options.kv.keys) && !copied(options.kv.values)) return true;
+    const index_t keys = net.kv_heads * row_bytes(options.kv.keys, net.head_dim), values = net.kv_heads * row_bytes(options.kv.values, net.head_dim);
+    return keys % 16 == 0 && (keys + values) % 16 == 0;
+  }
+
   /// Tensor cores take half precision, bfloat16 and what is unpacked to it.
   template <class T>
   void attend(attend_arguments& a, const tables& t) {
     const auto takes = [&](dtype other) { return (options.kv.keys == dtype::bf16 || options.kv.keys == other) && (options.kv.values == dtype::bf16 || options.kv.values == other); };
     if constexpr (std::is_same_v<T, bf16>) {
-      if (facts.capability >= 80) {
+      if (const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads; takes_groups(rows, t.keys))
+        return a.head_dim == 128 ? attend_by_groups<128>(a, group_units(rows, t.keys)) : attend_by_groups<64>(a, group_units(rows, t.keys));
+      if (facts.capability >= 80 && pieces_are_aligned()) {
         if (takes(dtype::q8_0) || takes(dtype::q4_0)) {
-          if (attend_by_groups(a, t.tile) || attend_by_tiles<bf16>(a)) return;
+          if (attend_by_tiles<bf16>(a)) return;
         } else if (options.kv == kv_types(dtype::f16) && attend_by_tiles<__half>(a)) {
           return;
         }
@@ -650,6 +711,12 @@ struct engine::state {
   void feed_forward(const device_layer& l, float* at, index_t tokens) {
     normed<T>(at, l.feed_forward_norm, tokens, narrow.as<T>());
     const index_t count = tokens * net.feed_forward;
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (takes_some(l.gate_up, tokens)) {
+        multiply_by_some<product_end::gate>(l.gate_up, narrow.as<bf16>(), tokens, gated.as<bf16>());
+        return add_product<T>(l.down, gated.as<T>(), tokens, l.feed_forward_post_norm, at);
+      }
+    }
     if (tokens <= few_tokens || std::is_same_v<T, float>) {
       multiply<T, float>(l.gate_up, narrow.as<T>(), tokens, both.as<float>(), false);
       launch("gate_and_up", gate_and_up<float, T>, dim3(blocks_for(count / 8)), 256, 0, both.as<float>(), net.feed_forward, count, net.gelu, gated.as<T>());
@@ -658,6 +725,23 @@ struct engine::state {
       launch("gate_and_up", gate_and_up<T, T>, dim3(blocks_for(count / 8)), 256, 0, both.as<T>(), net.feed_forward, count, net.gelu, gated.as<T>());
     }
     add_product<T>(l.down, gated.as<T>(), tokens, l.feed_forward_post_norm, at);
+  }
+
+  /// What comes after attention in a layer; `after`: the next one, or nullptr. Returns whether `narrow` holds its inputs up to a factor.
+  template <class T>
+  bool finish_layer(const device_layer& l, const device_layer* after, float* at, index_t tokens) {
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (takes_norms(l, tokens)) {
+        const bool on = after != nullptr && takes_norms(*after, tokens);
+        multiply_by_some<product_end::add>(l.output, attended.as<bf16>(), tokens, at, l.feed_forward_norm);
+        multiply_by_some<product_end::gate>(l.gate_up, narrow.as<bf16>(), tokens, gated.as<bf16>(), nullptr, true);
+        multiply_by_some<product_end::add>(l.down, gated.as<bf16>(), tokens, at, on ? after->attention_norm : nullptr);
+        return on;
+      }
+    }
+    add_product<T>(l.output, attended.as<T>(), tokens, l.attention_post_norm, at);
+    feed_forward<T>(l, at, tokens);
+    return false;
   }
 
   template <class T>
@@ -684,10 +768,15 @@ struct engine::state {
       launch("embed_tokens", embed_tokens<Type>, dim3(static_cast<unsigned>(tokens)), 256, 0, e.data, row_bytes(e.type, e.columns), static_cast<int>(net.width), t.ids, net.embedding_scale, x.as<float>());
     });
     const auto count = static_cast<index_t>(layers.size());
+    bool scaled = false;  // `narrow` holds the layer's inputs up to a factor
     for (index_t n = 0; n < count; ++n) {
       const device_layer& l = layers[static_cast<std::size_t>(n)];
-      normed<T>(x.as<float>(), l.attention_norm, tokens, narrow.as<T>());
-      multiply<T, float>(l.query_key_value, narrow.as<T>(), tokens, projected.as<float>(), false);
+      if (scaled) {
+        multiply_by_some<product_end::store>(l.query_key_value, narrow.as<bf16>(), tokens, projected.as<float>(), nullptr, true);
+      } else {
+        normed<T>(x.as<float>(), l.attention_norm, tokens, narrow.as<T>());
+        multiply<T, float>(l.query_key_value, narrow.as<T>(), tokens, projected.as<float>(), false);
+      }
       place(t, l, n, tokens, run, tail_first);
       const index_t kept = n + 1 == count ? rows : tokens;  // the last layer's keys are written; only the wanted rows go on
       if (kept == 0) break;
@@ -695,9 +784,7 @@ struct engine::state {
       attend_arguments a = attention_arguments(t, n, l, kept, position + skipped);
       a.queries += skipped * a.row_stride;
       attend<T>(a, t);
-      float* at = x.as<float>() + skipped * net.width;
-      add_product<T>(l.output, attended.as<T>(), kept, l.attention_post_norm, at);
-      feed_forward<T>(l, at, kept);
+      scaled = finish_layer<T>(l, n + 1 < count ? &l + 1 : nullptr, x.as<float>() + skipped * net.width, kept);
     }
     if (rows > 0) {
       hidden.need(context, rows * net.width * 4, "hidden states", less_context);
@@ -815,7 +902,7 @@ struct engine::state {
   const float* norm = nullptr;
   std::vector<const double*> frequencies;
   std::vector<std::byte> staged;
-  device_buffer x, added, narrow, projected, attended, both, gated, hidden, logits, scratch, request, angles, partial, ranks;
+  device_buffer x, added, narrow, projected, attended, both, gated, hidden, logits, scratch, request, angles, partial, ranks, squares;
   std::mutex mutex;
 };
 
@@ -859,7 +946,7 @@ const device_facts& engine::device() const { return state_->facts; }
 memory_use engine::memory() const {
   const state& s = *state_;
   memory_use use{s.weight_bytes, 0, *s.kv_bytes, 0, 0};
-  for (const device_buffer* b : {&s.x, &s.added, &s.narrow, &s.projected, &s.attended, &s.both, &s.gated, &s.hidden, &s.logits, &s.scratch, &s.request, &s.angles, &s.partial, &s.ranks})
+  for (const device_buffer* b : {&s.x, &s.added, &s.narrow, &s.projected, &s.attended, &s.both, &s.gated, &s.hidden, &s.logits, &s.scratch, &s.request, &s.angles, &s.partial, &s.ranks, &s.squares})
     use.workspace += b->bytes();
   std::size_t free = 0, total = 0;
   (void)cudaMemGetInfo(&free, &total);

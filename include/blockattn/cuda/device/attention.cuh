@@ -17,9 +17,9 @@ struct device_segment {
   std::int32_t pad;
 };
 
-/// Keys [begin, end) of a segment: a piece of a split's work.
+/// Keys [begin, end) of a segment: a piece of a split's work. `position`: of the segment's first token.
 struct work_item {
-  std::int32_t segment, begin, end, pad;
+  std::int32_t segment, begin, end, position;
 };
 
 struct attend_arguments {
@@ -42,7 +42,7 @@ struct attend_arguments {
   const work_item* items = nullptr;
   const std::int32_t* split_begin = nullptr;
   int splits = 1;
-  float* partial = nullptr;  ///< [splits, Hkv, rows, Dh + 2]: sums, maximum, total; if splits > 1
+  float* partial = nullptr;  ///< if splits > 1: sums [splits, Hkv, rows, Dh], then maximum and total [splits, Hkv, rows, 2]
 };
 
 /// Row `t` of keys (half 0) or values (half 1) of a KV head.
@@ -156,23 +156,41 @@ __global__ void __launch_bounds__(32 * plain_warps) attend_plain(attend_argument
   merge_warps(memory, a.head_dim, static_cast<Out*>(a.out) + (static_cast<std::int64_t>(token) * a.heads + head) * a.head_dim);
 }
 
-/// Merges the splits of the tiled kernel: one thread block a row (y: KV head), Dh threads.
+inline constexpr int merge_rows = 8;
+
+/// Merges the splits of the tiled kernels: a warp a row, `merge_rows` of them a thread block, over [Hkv, rows]. Dh % 4 == 0.
 template <class Out>
-__global__ void merge_splits(attend_arguments a, int rows) {
+__global__ void __launch_bounds__(32 * merge_rows) merge_splits(attend_arguments a, int rows) {
   wait_for_inputs();
-  const int row = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y), c = static_cast<int>(threadIdx.x);
-  const int group = a.heads / a.kv_heads;
-  const std::int64_t step = static_cast<std::int64_t>(a.kv_heads) * rows * (a.head_dim + 2);
-  const float* p = a.partial + (static_cast<std::int64_t>(kv_head) * rows + row) * (a.head_dim + 2);
-  float top = -INFINITY;
-  for (int s = 0; s < a.splits; ++s) top = fmaxf(top, p[s * step + a.head_dim]);
-  float sum = 0, total = 0;
-  for (int s = 0; s < a.splits; ++s) {
-    const float weight = exp2f(p[s * step + a.head_dim] - top);
-    sum += p[s * step + c] * weight;
-    total += p[s * step + a.head_dim + 1] * weight;
+  const int at = static_cast<int>(blockIdx.x) * merge_rows + static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
+  const int all = a.kv_heads * rows, kv_head = at / rows, row = at % rows, group = a.heads / a.kv_heads;
+  if (at >= all) return;
+  const auto* parts = reinterpret_cast<const float2*>(a.partial + static_cast<std::int64_t>(a.splits) * all * a.head_dim) + at;  // maximum, total
+  float top = -INFINITY, total = 0;
+  for (int s = lane; s < a.splits; s += 32) top = fmaxf(top, parts[s * all].x);
+  top = warp_max(top);
+  auto* out = static_cast<Out*>(a.out) + (static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * a.head_dim;
+  for (int c = lane * 4; c < (a.head_dim + 127) / 128 * 128; c += 128) {
+    const bool there = c < a.head_dim;
+    float4 sum = make_float4(0, 0, 0, 0);
+    total = 0;
+    for (int base = 0; base < a.splits; base += 32) {
+      const int count = min(32, a.splits - base);
+      const float2 part = lane < count ? parts[(base + lane) * all] : make_float2(-INFINITY, 0);
+      const float weight = exp2f(part.x - top);
+      total += weight * part.y;
+#pragma unroll 8
+      for (int s = 0; s < count; ++s) {
+        const float w = __shfl_sync(0xffffffffU, weight, s);
+        const float4 v = there ? *reinterpret_cast<const float4*>(a.partial + (static_cast<std::int64_t>(base + s) * all + at) * a.head_dim + c) : make_float4(0, 0, 0, 0);
+        sum.x += w * v.x, sum.y += w * v.y, sum.z += w * v.z, sum.w += w * v.w;
+      }
+    }
+    const float factor = 1.0F / warp_sum(total);
+    if (!there) continue;
+    out[c] = from_float<Out>(sum.x * factor), out[c + 1] = from_float<Out>(sum.y * factor);
+    out[c + 2] = from_float<Out>(sum.z * factor), out[c + 3] = from_float<Out>(sum.w * factor);
   }
-  static_cast<Out*>(a.out)[(static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * a.head_dim + c] = from_float<Out>(sum / total);
 }
 
 }  // namespace blockattn::inline v0::cuda::detail

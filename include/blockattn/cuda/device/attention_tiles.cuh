@@ -231,9 +231,9 @@ __device__ inline void write_row(const attend_arguments& a, int kv_head, int spl
   if (row >= rows) return;
   const int group = a.heads / a.kv_heads;
   if (a.splits > 1) {
-    float* p = a.partial + ((static_cast<std::int64_t>(split) * a.kv_heads + kv_head) * rows + row) * (Dh + 2);
-    *reinterpret_cast<float2*>(p + c) = make_float2(x, y);
-    if (c == 0) p[Dh] = top, p[Dh + 1] = total;
+    const std::int64_t at = (static_cast<std::int64_t>(split) * a.kv_heads + kv_head) * rows + row, all = static_cast<std::int64_t>(a.splits) * a.kv_heads * rows;
+    *reinterpret_cast<float2*>(a.partial + at * Dh + c) = make_float2(x, y);
+    if (c == 0) *reinterpret_cast<float2*>(a.partial + all * Dh + at * 2) = make_float2(top, total);
     return;
   }
   Out* to = static_cast<Out*>(a.out) + (static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * Dh + c;

@@ -39,12 +39,22 @@ __device__ inline std::uint32_t pair_of(float x, float y) {
   }
 }
 
-/// Lets the next kernel of the stream be prepared, and waits until the ones before have finished: every kernel calls this before it reads or writes what another one
-/// touches (programmatic dependent launch, CUDA C++ Programming Guide).
-__device__ inline void wait_for_inputs() {
+/// Lets the next kernel of the stream be prepared (programmatic dependent launch, CUDA C++ Programming Guide). What it then does before wait_for_previous, it may do beside
+/// this kernel and the ones before.
+__device__ inline void let_next_prepare() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents; griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+/// Waits until the kernels before have finished: to be called before anything that another kernel touches is read or written.
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_inputs() {
+  let_next_prepare();
+  wait_for_previous();
 }
 
 __device__ inline float warp_sum(float x) {

@@ -1,8 +1,11 @@
-// Matrix products of a warp group on Hopper's tensor cores: wgmma with a fragment in registers and a tile in shared memory. For sm_90a only.
+// Matrix products of a warp group on Hopper's tensor cores (wgmma), and the barriers between groups that fill tiles and groups that multiply them. For sm_90a only.
 //
 // Tiles lie in shared memory as rows of 128 bytes (64 bfloat16), 8 rows an atom of 1,024 bytes, 16-byte chunk c of row r at place c ^ (r % 8): the 128-byte swizzle of
 // the PTX ISA, "Asynchronous Warpgroup Level Matrix Shared Memory Layout". Atoms must be aligned to 1,024 bytes. Wider rows are several such tiles.
 #pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -25,61 +28,79 @@ __device__ inline void group_wait() {
 /// Makes this thread's writes to shared memory visible to wgmma.
 __device__ inline void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-/// c [64, 64] = (c if `keep`) + a [64, 16] from registers · b [16, 64] in shared memory; `Transposed`: b lies as [16, 64], else as [64, 16].
-template <bool Transposed>
-__device__ inline void multiply_group(float (&c)[32], const std::uint32_t (&a)[4], std::uint64_t b, bool keep) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %37, 0; "
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, p, 1, 1, %38; }"
-      :
-        "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-        "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
-        "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),
-        "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep ? 1 : 0), "n"(Transposed ? 1 : 0));
+/// Registers of each of the group's threads from here on; the block's groups must not want more in all than they began with.
+template <int Count>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+template <int Count>
+__device__ inline void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
 }
 
-/// c [64, 80] = (c if `keep`) + a [64, 16] from registers · b [16, 80] in shared memory; `Transposed`: b lies as [16, 80], else as [80, 16].
-template <bool Transposed>
-__device__ inline void multiply_group(float (&c)[40], const std::uint32_t (&a)[4], std::uint64_t b, bool keep) {
+// mbarrier: 8 bytes of shared memory that count arrivals; a phase is over with the last one, and the next one begins.
+
+__device__ inline void barrier_init(std::uint32_t barrier, int arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory"); }
+__device__ inline void barrier_arrive(std::uint32_t barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+/// Waits until the phase with this parity (0: the first one) is over.
+__device__ inline void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %45, 0; "
-      "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39}, "
-      "{%40, %41, %42, %43}, %44, p, 1, 1, %46; }"
-      :
-        "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-        "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
-        "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),
-        "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]),
-        "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep ? 1 : 0), "n"(Transposed ? 1 : 0));
+      "{ .reg .pred p; again_%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra done_%=; bra again_%=; done_%=: }" ::"r"(barrier), "r"(parity)
+      : "memory");
 }
 
-/// c [64, 128] = (c if `keep`) + a [64, 16] from registers · b [16, 128] in shared memory; `Transposed`: b lies as [16, 128], else as [128, 16].
-template <bool Transposed>
-__device__ inline void multiply_group(float (&c)[64], const std::uint32_t (&a)[4], std::uint64_t b, bool keep) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %69, 0; "
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, p, 1, 1, %70; }"
-      :
-        "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-        "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
-        "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]),
-        "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]),
-        "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]),
-        "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]),
-        "+f"(c[48]), "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
-        "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep ? 1 : 0), "n"(Transposed ? 1 : 0));
-}
+// What the instructions below have in common: the accumulators in their text, and as operands.
+#define BLOCKATTN_NAMES_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define BLOCKATTN_NAMES_40 BLOCKATTN_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define BLOCKATTN_NAMES_48 BLOCKATTN_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define BLOCKATTN_NAMES_64 BLOCKATTN_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define BLOCKATTN_SUMS_8(at) "+f"(c[at]), "+f"(c[at + 1]), "+f"(c[at + 2]), "+f"(c[at + 3]), "+f"(c[at + 4]), "+f"(c[at + 5]), "+f"(c[at + 6]), "+f"(c[at + 7])
+#define BLOCKATTN_SUMS_32 BLOCKATTN_SUMS_8(0), BLOCKATTN_SUMS_8(8), BLOCKATTN_SUMS_8(16), BLOCKATTN_SUMS_8(24)
+#define BLOCKATTN_SUMS_40 BLOCKATTN_SUMS_32, BLOCKATTN_SUMS_8(32)
+#define BLOCKATTN_SUMS_48 BLOCKATTN_SUMS_40, BLOCKATTN_SUMS_8(40)
+#define BLOCKATTN_SUMS_64 BLOCKATTN_SUMS_48, BLOCKATTN_SUMS_8(48), BLOCKATTN_SUMS_8(56)
+
+/// multiply_tiles: c [64, N] = (c if `keep`) + a [64, 16] · b [N, 16] transposed, a and b in shared memory. COUNT: N / 2; A, B, KEEP: the operands after the sums.
+#define BLOCKATTN_MULTIPLY_TILES(T, TYPE, N, COUNT, A, B, KEEP)                                                                                          \
+  __device__ inline void multiply_tiles(T, float (&c)[COUNT], std::uint64_t a, std::uint64_t b, bool keep) {                                             \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #KEEP ", 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" BLOCKATTN_NAMES_##COUNT \
+                 "}, %" #A ", %" #B ", p, 1, 1, 0, 0; }"                                                                                                \
+                 : BLOCKATTN_SUMS_##COUNT                                                                                                               \
+                 : "l"(a), "l"(b), "r"(keep ? 1 : 0));                                                                                                  \
+  }
+
+/// multiply_weights: c [64, N] += a [64, 16] from registers · b [16, N] in shared memory. A to A3, B: the operands after the sums.
+#define BLOCKATTN_MULTIPLY_WEIGHTS(T, TYPE, N, COUNT, A, A1, A2, A3, B)                                                                                   \
+  __device__ inline void multiply_weights(T, float (&c)[COUNT], const std::uint32_t (&a)[4], std::uint64_t b) {                                           \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" BLOCKATTN_NAMES_##COUNT        \
+                 "}, {%" #A ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 1; }"                                                                    \
+                 : BLOCKATTN_SUMS_##COUNT                                                                                                               \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                                                  \
+  }
+
+BLOCKATTN_MULTIPLY_TILES(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34)
+BLOCKATTN_MULTIPLY_TILES(__nv_bfloat16, "bf16", 80, 40, 40, 41, 42)
+BLOCKATTN_MULTIPLY_TILES(__nv_bfloat16, "bf16", 96, 48, 48, 49, 50)
+BLOCKATTN_MULTIPLY_TILES(__half, "f16", 64, 32, 32, 33, 34)
+BLOCKATTN_MULTIPLY_TILES(__half, "f16", 80, 40, 40, 41, 42)
+BLOCKATTN_MULTIPLY_TILES(__half, "f16", 96, 48, 48, 49, 50)
+BLOCKATTN_MULTIPLY_WEIGHTS(__nv_bfloat16, "bf16", 64, 32, 32, 33, 34, 35, 36)
+BLOCKATTN_MULTIPLY_WEIGHTS(__nv_bfloat16, "bf16", 128, 64, 64, 65, 66, 67, 68)
+BLOCKATTN_MULTIPLY_WEIGHTS(__half, "f16", 64, 32, 32, 33, 34, 35, 36)
+BLOCKATTN_MULTIPLY_WEIGHTS(__half, "f16", 128, 64, 64, 65, 66, 67, 68)
+
+#undef BLOCKATTN_MULTIPLY_TILES
+#undef BLOCKATTN_MULTIPLY_WEIGHTS
+#undef BLOCKATTN_NAMES_32
+#undef BLOCKATTN_NAMES_40
+#undef BLOCKATTN_NAMES_48
+#undef BLOCKATTN_NAMES_64
+#undef BLOCKATTN_SUMS_32
+#undef BLOCKATTN_SUMS_40
+#undef BLOCKATTN_SUMS_48
+#undef BLOCKATTN_SUMS_64
+#undef BLOCKATTN_SUMS_8
 
 #endif
 
