@@ -356,7 +356,7 @@ struct engine::state {
     return facts.capability == 90 && tokens > few_tokens && tokens <= product_tokens && w.parts.size() == 1 && w.parts[0].type == dtype::bf16 && w.columns % product_columns == 0 && w.rows % 8 == 0;
   }
 
-  /// `norm` (with add): `narrow` gets y as the product after the next RMSNorm wants it, up to a factor; `scaled`: x was left there so.
+  /// `norm_after` (with add): `narrow` gets y as the product after that RMSNorm wants it, up to a factor; `scaled`: x was left there so.
   template <product_end End>
   void multiply_by_some(const stacked_matrices& w, const bf16* x, index_t tokens, void* y, const float* norm_after = nullptr, bool scaled = false) {
     static const cudaError_t raised = cudaFuncSetAttribute(multiply_some<End>, cudaFuncAttributeMaxDynamicSharedMemorySize, product_memory);

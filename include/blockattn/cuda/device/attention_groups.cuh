@@ -558,8 +558,7 @@ __device__ inline void fill_all(const attend_arguments& a, const group_work& wor
     const auto run = [&]<bool WideKeys, bool WideValues>() { tile_unpacker<Layout, Dh, Keys, Halves, WideKeys, WideValues>{.a = a, .tiles = tiles, .memory = memory, .shared = shared, .cursor = {work}}.run(first, ring); };
     if (a.kv[0] == dtype::q8_0) a.kv[1] == dtype::q8_0 ? run.template operator()<true, true>() : run.template operator()<true, false>();
     else a.kv[1] == dtype::q8_0 ? run.template operator()<false, true>() : run.template operator()<false, false>();
-  }
-  else {
+  } else {
     copy_tiles<Layout, Dh, Keys, Halves>(a, work, first, tiles, memory, shared, ring);
   }
 }

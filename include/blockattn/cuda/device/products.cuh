@@ -33,16 +33,6 @@ struct product_arguments {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ inline std::uint32_t cluster_rank() {
-  std::uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ inline std::uint32_t cluster_size() {
-  std::uint32_t size;
-  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-  return size;
-}
 __device__ inline void cluster_sync() { asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 /// Four floats in the shared memory of block `rank` of the cluster, at the place of `address` in this one's.
 __device__ inline float4 peer_floats(std::uint32_t address, std::uint32_t rank) {
