@@ -5,8 +5,8 @@
 // A row is the Dh channels of one token and head in the type of keys or of values: numbers one by one (f32, f16, bf16), or blocks of 32 channels as in GGUF
 //   q8_0  half-precision scale d, 32 int8 q                       value = d * q
 //   q4_0  half-precision scale d, 16 bytes of nibbles q           value = d * (q - 8); channel i < 16 in the low nibble of byte i, channel 16 + i in its high one
-// or blocks of 64 channels, which hold their Hadamard transform (core/dtype_decode.hpp): large channels are spread over all, and what is rounded has one shape
-// whatever the model, so that a table of levels fits (QuaRot, arXiv 2404.00456; TurboQuant, arXiv 2504.19874)
+// or blocks of 64 channels, which hold their Hadamard transform (core/dtype_decode.hpp): large channels are spread over all, and what is rounded is nearly normally
+// distributed (QuaRot, arXiv 2404.00456; TurboQuant, arXiv 2504.19874). Not where some key channels are much larger than all others: models with biases on keys
 //   q5_h  half-precision scale d, 8 bytes of signs, 32 bytes of nibbles q: 5.25 bits a channel
 //   q4_h  half-precision scale d, 32 bytes of nibbles q: 4.25 bits a channel
 // so a row has row_bytes(type, Dh) bytes, quantised types need Dh % 32 == 0 (q5_h and q4_h % 64), and every row starts at a multiple of 2 bytes from data(), which itself is aligned to 64.
