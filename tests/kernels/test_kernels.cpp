@@ -490,21 +490,22 @@ TEST_CASE("a level that the environment names is taken, any other value is refus
 
 TEST_CASE("levels agree in their products, and one that is wrong doesn't", "[kernels]") {
   const kernel_table& trusted = kernels_of(isa::portable);
+  static detail::check_memory memory;
   for (const isa level : levels()) {
     INFO(name(level));
     const kernel_table& k = kernels_of(level);
-    CHECK(detail::products_agree(k, trusted));
+    CHECK(detail::products_agree(k, trusted, memory));
     kernel_table wrong = k;
     wrong.multiply_panel = [](arithmetic, const std::byte*, index_t tokens, index_t, const std::byte*, index_t count, float* y, index_t stride, bool) {
       for (index_t t = 0; t < tokens; ++t)
         for (index_t n = 0; n < count; ++n) y[t * stride + n] = 0;
     };
-    CHECK_FALSE(detail::products_agree(wrong, trusted));
+    CHECK_FALSE(detail::products_agree(wrong, trusted, memory));
     wrong = k;
     wrong.integer.multiply = [](dtype, activation_form, const std::byte*, index_t tokens, index_t, const std::byte*, index_t count, float* y, index_t stride, std::byte*) {
       for (index_t t = 0; t < tokens; ++t)
         for (index_t n = 0; n < count; ++n) y[t * stride + n] = std::numeric_limits<float>::quiet_NaN();
     };
-    CHECK_FALSE(detail::products_agree(wrong, trusted));
+    CHECK_FALSE(detail::products_agree(wrong, trusted, memory));
   }
 }

@@ -4,9 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <new>
-#include <vector>
 
 #include "blockattn/core/dtype.hpp"
 #include "blockattn/kernels/interleave.hpp"
@@ -32,47 +29,68 @@ class check_numbers {
   std::uint64_t state_ = 1;
 };
 
-struct aligned_bytes {
-  explicit aligned_bytes(index_t bytes) : data(static_cast<std::byte*>(::operator new(static_cast<std::size_t>(bytes) + 64, std::align_val_t{64}))) {}
-  struct release {
-    void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<std::byte, release> data;
+/// Where everything that is compared lies; nothing is allocated.
+struct check_memory {
+  static constexpr index_t size = index_t{1} << 20;
+  alignas(64) std::byte bytes[size];
+  index_t used = 0;
+
+  /// `count` objects, 64-byte aligned, or nullptr if they don't fit.
+  template <class T>
+  [[nodiscard]] T* take(index_t count) {
+    const index_t start = used;
+    used += (count * static_cast<index_t>(sizeof(T)) + 64 + 63) / 64 * 64;
+    return used <= size ? reinterpret_cast<T*>(bytes + start) : nullptr;
+  }
 };
 
-/// x [tokens, columns] times the rows of `w`, of bfloat16 or q8_0: y [tokens, w.rows].
-[[nodiscard]] inline std::vector<float> product_of(const kernel_table& k, const weight_view& w, const std::vector<float>& x, index_t tokens) {
-  std::vector<float> y(static_cast<std::size_t>(tokens * w.rows));
-  for (index_t n = 0; n < w.rows; n += k.panel_rows) {
+/// x [tokens, columns] times the rows of `w`, of bfloat16 or q8_0: y [tokens, w.rows]. False if the memory isn't enough.
+[[nodiscard]] inline bool product_of(const kernel_table& k, const weight_view& w, const float* x, index_t tokens, float* y, check_memory& memory) {
+  const index_t start = memory.used;
+  bool enough = true;
+  for (index_t n = 0; enough && n < w.rows; n += k.panel_rows) {
+    memory.used = start;
     const index_t count = w.rows - n < k.panel_rows ? w.rows - n : k.panel_rows;
     if (is_float(w.type)) {
-      const aligned_bytes packed(tokens * k.packed_bytes(arithmetic::fast, w.columns)), panel(k.panel_bytes(arithmetic::fast, w.columns));
-      k.pack(arithmetic::fast, x.data(), tokens, w.columns, packed.data.get());
-      k.unpack_panel(arithmetic::fast, w, n, count, panel.data.get());
-      k.multiply_panel(arithmetic::fast, packed.data.get(), tokens, w.columns, panel.data.get(), count, y.data() + n, w.rows, false);
+      auto* packed = memory.take<std::byte>(tokens * k.packed_bytes(arithmetic::fast, w.columns));
+      auto* panel = memory.take<std::byte>(k.panel_bytes(arithmetic::fast, w.columns));
+      enough = packed != nullptr && panel != nullptr;
+      if (!enough) break;
+      k.pack(arithmetic::fast, x, tokens, w.columns, packed);
+      k.unpack_panel(arithmetic::fast, w, n, count, panel);
+      k.multiply_panel(arithmetic::fast, packed, tokens, w.columns, panel, count, y + n, w.rows, false);
     } else {
       const activation_form form = k.integer.form_of(w.type, false, false);
-      const aligned_bytes quantised(tokens * k.integer.quantised_bytes(form, w.columns)), panel(interleaved_bytes(w.type, k.panel_rows, w.columns)), scratch(k.integer.scratch_bytes(tokens));
-      k.integer.quantise(form, x.data(), tokens, w.columns, quantised.data.get());
-      interleave_panel(w, n, count, k.panel_rows, panel.data.get());
-      k.integer.multiply(w.type, form, quantised.data.get(), tokens, w.columns, panel.data.get(), count, y.data() + n, w.rows, scratch.data.get());
+      auto* quantised = memory.take<std::byte>(tokens * k.integer.quantised_bytes(form, w.columns));
+      auto* panel = memory.take<std::byte>(interleaved_bytes(w.type, k.panel_rows, w.columns));
+      auto* scratch = memory.take<std::byte>(k.integer.scratch_bytes(tokens));
+      enough = quantised != nullptr && panel != nullptr && scratch != nullptr;
+      if (!enough) break;
+      k.integer.quantise(form, x, tokens, w.columns, quantised);
+      interleave_panel(w, n, count, k.panel_rows, panel);
+      k.integer.multiply(w.type, form, quantised, tokens, w.columns, panel, count, y + n, w.rows, scratch);
     }
   }
-  return y;
+  memory.used = start;
+  return enough;
 }
 
 /// Whether `level`'s products of float and of quantised weights are `trusted`'s within the rounding of activations to 8 bits. Takes about a millisecond.
-[[nodiscard]] inline bool products_agree(const kernel_table& level, const kernel_table& trusted) {
+[[nodiscard]] inline bool products_agree(const kernel_table& level, const kernel_table& trusted, check_memory& memory) {
   constexpr index_t rows = 70;  // two whole panels of 32 and a remainder
   for (const auto& [tokens, columns] : product_cases)
     for (const dtype type : {dtype::bf16, dtype::q8_0}) {
-      check_numbers numbers;
-      std::vector<float> x(static_cast<std::size_t>(tokens * columns));
-      for (float& value : x) value = numbers.next();
       if (columns % block_values(type) != 0) continue;
-      const aligned_bytes weights(rows * row_bytes(type, columns));
+      memory.used = 0;
+      check_numbers numbers;
+      auto* x = memory.take<float>(tokens * columns);
+      auto* got = memory.take<float>(tokens * rows);
+      auto* expected = memory.take<float>(tokens * rows);
+      auto* weights = memory.take<std::byte>(rows * row_bytes(type, columns));
+      if (x == nullptr || got == nullptr || expected == nullptr || weights == nullptr) return false;
+      for (index_t i = 0; i < tokens * columns; ++i) x[i] = numbers.next();
       for (index_t at = 0; at < rows * columns; at += block_values(type)) {
-        std::byte* to = weights.data.get() + at / block_values(type) * block_bytes(type);
+        std::byte* to = weights + at / block_values(type) * block_bytes(type);
         if (type == dtype::bf16) {
           const std::uint16_t bits = f32_to_bf16(numbers.next());
           std::memcpy(to, &bits, 2);
@@ -82,10 +100,10 @@ struct aligned_bytes {
         std::memcpy(to, &scale, 2);
         for (index_t i = 0; i < 32; ++i) to[2 + i] = static_cast<std::byte>(static_cast<std::int8_t>(127 * numbers.next()));
       }
-      const weight_view w{type, weights.data.get(), rows, columns};
-      const std::vector<float> got = product_of(level, w, x, tokens), expected = product_of(trusted, w, x, tokens);
+      const weight_view w{type, weights, rows, columns};
+      if (!product_of(level, w, x, tokens, got, memory) || !product_of(trusted, w, x, tokens, expected, memory)) return false;
       double difference = 0, size = 0;
-      for (std::size_t i = 0; i < got.size(); ++i) {
+      for (index_t i = 0; i < tokens * rows; ++i) {
         difference += (static_cast<double>(got[i]) - expected[i]) * (static_cast<double>(got[i]) - expected[i]);
         size += static_cast<double>(expected[i]) * expected[i];
       }

@@ -19,10 +19,12 @@ BLOCKATTN_PART const kernel_table& kernels_of(isa level) { return detail::header
 
 namespace detail {
 
-/// `level`, or the one below where it is AMX, not forced, and its products aren't those of the one below: few machines have it, so it has to show that it works.
+/// To be called once. `level`, or the one below where it is AMX, not forced, and its products aren't those of the one below: few machines have it, so it has to show that it works.
 [[nodiscard]] inline const kernel_table& checked_kernels(isa level, bool forced) {
-  if (level != isa::amx || forced || products_agree(kernels_of(isa::amx), kernels_of(isa::avx512_bf16))) return kernels_of(level);
-  return kernels_of(isa::avx512_bf16);
+  if (level != isa::amx || forced) return kernels_of(level);
+  static check_memory memory;
+  const bool agree = products_agree(kernels_of(isa::amx), kernels_of(isa::avx512_bf16), memory);
+  return kernels_of(agree ? isa::amx : isa::avx512_bf16);
 }
 
 }  // namespace detail
