@@ -134,7 +134,7 @@ class weight_reader {
   }
 
   /// Attention's matrices: a quarter of the products, which with inputs of 8 bits make more than half of all rounding's distance to float32 (measured on SmolLM2-135M, 5,000
-  /// tokens: mean KL 2.7e-3 with 8 bits everywhere, 1.9e-3 with 16 for the values' matrix and 1.6e-3 with 16 for all four; on Gemma 3 270M 5.9e-3 and 1.2e-3 for the last two).
+  /// tokens: mean KL 2.7e-3 with 8 bits everywhere, 1.9e-3 with 16 for the values' and the output's matrix, 1.6e-3 with 16 for all four; on Gemma 3 270M 5.9e-3 with 16 for values alone, 1.2e-3 for all).
   /// With norms around (Gemma) the last matrix of the feed-forward too: its gated inputs have outliers, and the norm behind it lifts what is lost beside them (measured on
   /// Gemma 3 270M: mean KL 1.0e-2 becomes 1.2e-3).
   [[nodiscard]] bool needs_wide_input(std::string_view name) const {
