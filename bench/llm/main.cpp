@@ -17,37 +17,26 @@ int main(int count, char** arguments) {
   app.footer(
       "Examples:\n  blockattn_bench -m model.gguf -p 512,2048 -n 64 -t 2 -r 3 -o json\n  blockattn_bench ttft -m "
       "model.gguf --lengths 512,1024,2048,4096,8192 --query 50");
-  bench::bench_options shared;
-  bench::bench_options ttft_shared;
+  bench::bench_options shared, ttft_shared, game_shared, quality_shared, plans_shared;
   bench::speed_options speed;
   bench::ttft_options ttft;
-  bench::bench_options game_shared;
   bench::game_options game;
-  game_shared.repetitions = 3;
-  bench::bench_options quality_shared;
   bench::quality_options quality;
-  ttft_shared.repetitions = 3;
-  CLI::App& ttft_app = *app.add_subcommand("ttft", "Time to first token: full attention against all passages cached");
+  bench::plans_options plans;
   bench::add_shared(app, shared);
   bench::add_speed(app, speed);
-  bench::add_shared(ttft_app, ttft_shared);
-  bench::add_ttft(ttft_app, ttft);
-  CLI::App& game_app = *app.add_subcommand("game", "A frame of a game: a JSON state of which little changed");
-  bench::add_shared(game_app, game_shared);
-  bench::add_game(game_app, game);
-  game_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
-  CLI::App& quality_app = *app.add_subcommand("quality", "Perplexity and divergence by type of keys and values");
-  bench::add_shared(quality_app, quality_shared);
-  bench::add_quality(quality_app, quality);
-  quality_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
-  ttft_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });  // given after 'ttft'
-  bench::bench_options plans_shared;
-  bench::plans_options plans;
-  plans_shared.repetitions = 3;
-  CLI::App& plans_app = *app.add_subcommand("plans", "Operations, time to first token and bytes of attention plans");
-  bench::add_shared(plans_app, plans_shared);
-  bench::add_plans(plans_app, plans);
-  plans_app.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });
+  ttft_shared.repetitions = game_shared.repetitions = plans_shared.repetitions = 3;
+  const auto add = [&](const char* name, const char* about, bench::bench_options& common, auto& own, auto add_own) -> CLI::App& {
+    CLI::App& sub = *app.add_subcommand(name, about);
+    bench::add_shared(sub, common);
+    add_own(sub, own);
+    sub.preparse_callback([&](std::size_t) { app.get_option("--model")->required(false); });  // given after the name
+    return sub;
+  };
+  const CLI::App& ttft_app = add("ttft", "Time to first token: full attention against all passages cached", ttft_shared, ttft, bench::add_ttft);
+  const CLI::App& game_app = add("game", "A frame of a game: a JSON state of which little changed", game_shared, game, bench::add_game);
+  const CLI::App& quality_app = add("quality", "Perplexity and divergence by type of keys and values", quality_shared, quality, bench::add_quality);
+  const CLI::App& plans_app = add("plans", "Operations, time to first token and bytes of attention plans", plans_shared, plans, bench::add_plans);
   bench::remember_command(count, arguments);
   try {
     app.parse(count, arguments);

@@ -47,15 +47,12 @@ struct check_memory {
 /// x [tokens, columns] times the rows of `w`, of bfloat16 or q8_0: y [tokens, w.rows]. False if the memory isn't enough.
 [[nodiscard]] inline bool product_of(const kernel_table& k, const weight_view& w, const float* x, index_t tokens, float* y, check_memory& memory) {
   const index_t start = memory.used;
-  bool enough = true;
-  for (index_t n = 0; enough && n < w.rows; n += k.panel_rows) {
-    memory.used = start;
+  for (index_t n = 0; n < w.rows; n += k.panel_rows, memory.used = start) {
     const index_t count = w.rows - n < k.panel_rows ? w.rows - n : k.panel_rows;
     if (is_float(w.type)) {
       auto* packed = memory.take<std::byte>(tokens * k.packed_bytes(arithmetic::fast, w.columns));
       auto* panel = memory.take<std::byte>(k.panel_bytes(arithmetic::fast, w.columns));
-      enough = packed != nullptr && panel != nullptr;
-      if (!enough) break;
+      if (packed == nullptr || panel == nullptr) return false;
       k.pack(arithmetic::fast, x, tokens, w.columns, packed);
       k.unpack_panel(arithmetic::fast, w, n, count, panel);
       k.multiply_panel(arithmetic::fast, packed, tokens, w.columns, panel, count, y + n, w.rows, false);
@@ -64,15 +61,13 @@ struct check_memory {
       auto* quantised = memory.take<std::byte>(tokens * k.integer.quantised_bytes(form, w.columns));
       auto* panel = memory.take<std::byte>(interleaved_bytes(w.type, k.panel_rows, w.columns));
       auto* scratch = memory.take<std::byte>(k.integer.scratch_bytes(tokens));
-      enough = quantised != nullptr && panel != nullptr && scratch != nullptr;
-      if (!enough) break;
+      if (quantised == nullptr || panel == nullptr || scratch == nullptr) return false;
       k.integer.quantise(form, x, tokens, w.columns, quantised);
       interleave_panel(w, n, count, k.panel_rows, panel);
       k.integer.multiply(w.type, form, quantised, tokens, w.columns, panel, count, y + n, w.rows, scratch);
     }
   }
-  memory.used = start;
-  return enough;
+  return true;
 }
 
 /// Whether `level`'s products of float and of quantised weights are `trusted`'s within the rounding of activations to 8 bits. Takes about a millisecond.

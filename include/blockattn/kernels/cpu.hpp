@@ -130,16 +130,16 @@ namespace detail {
   return best;
 }
 
-/// Whether BLOCKATTN_ISA names a level.
-[[nodiscard]] inline bool isa_is_forced() {
+/// What BLOCKATTN_ISA says; empty: nothing.
+[[nodiscard]] inline std::string_view forced_isa() {
   const char* forced = std::getenv("BLOCKATTN_ISA");
-  return forced != nullptr && *forced != '\0';
+  return forced == nullptr ? std::string_view() : forced;
 }
 
 /// The level in use: BLOCKATTN_ISA if set, else the best. Throws argument_error for an unknown level or one that the processor lacks.
 [[nodiscard]] inline isa chosen_isa() {
-  if (!isa_is_forced()) return best_isa();
-  const char* forced = std::getenv("BLOCKATTN_ISA");
+  const std::string_view forced = forced_isa();
+  if (forced.empty()) return best_isa();
   for (const isa level : all_isas) {
     if (name(level) != forced) continue;
     if (supports(level)) return level;

@@ -31,7 +31,7 @@ namespace detail {
 
 /// The kernels in use, chosen at the first call. Throws argument_error if BLOCKATTN_ISA names none that works here.
 [[nodiscard]] inline const kernel_table& kernels() {
-  static const kernel_table& chosen = detail::checked_kernels(chosen_isa(), isa_is_forced());
+  static const kernel_table& chosen = detail::checked_kernels(chosen_isa(), !forced_isa().empty());
   return chosen;
 }
 

@@ -48,6 +48,7 @@ class interleaved_weight {
 
  private:
   static constexpr std::uint8_t empty = 0, busy = 1, ready = 2;
+
   weight_view view_;
   index_t width_, panel_bytes_, panels_;
   std::byte* bytes_;
