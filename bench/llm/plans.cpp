@@ -5,7 +5,7 @@
 #include <ostream>
 #include <random>
 
-#include "blockattn/generate/session.hpp"
+#include "first_token.hpp"
 #include "prompt_text.hpp"
 #include "report.hpp"
 #include "threads.hpp"
@@ -16,14 +16,6 @@ namespace {
 using prompt = std::vector<blockattn::text_block>;
 
 std::shared_ptr<blockattn::block_cache> new_cache() { return std::make_shared<blockattn::block_cache>(std::size_t{1} << 40); }
-
-blockattn::generation_result first_token(const blockattn::model& model, const std::shared_ptr<blockattn::block_cache>& cache, const prompt& blocks,
-                                         const blockattn::attention_plan& plan) {
-  blockattn::generation_options options;
-  options.max_tokens = 1;
-  options.plan = plan;
-  return blockattn::session(model, cache).generate(blocks, options);
-}
 
 /// Bytes that the cache holds after `orders` orders of the passages: as they are, then shuffled.
 std::size_t bytes_of_orders(const blockattn::model& model, prompt blocks, const blockattn::attention_plan& plan, int orders) {

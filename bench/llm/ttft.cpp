@@ -5,7 +5,7 @@
 #include <optional>
 #include <ostream>
 
-#include "blockattn/generate/session.hpp"
+#include "first_token.hpp"
 #include "prompt_text.hpp"
 #include "report.hpp"
 #include "threads.hpp"
@@ -22,21 +22,10 @@ blockattn::attention_plan plan_of(blockattn::attention_mode mode) {
   return plan;
 }
 
-/// One prompt up to its first token, in a new session.
-blockattn::generation_result first_token(const blockattn::model& model,
-                                         const std::shared_ptr<blockattn::block_cache>& cache, const prompt& blocks,
-                                         blockattn::attention_mode mode) {
-  blockattn::generation_options options;
-  options.max_tokens = 1;
-  options.plan = plan_of(mode);
-  blockattn::session session(model, cache);
-  return session.generate(blocks, options);
-}
-
 /// Fills the cache and compares. Gives the time that the first run took, encoding included.
 double compare_answers(const blockattn::model& model, const std::shared_ptr<blockattn::block_cache>& cache,
                        const prompt& blocks) {
-  const auto cold = first_token(model, cache, blocks, blockattn::attention_mode::block);
+  const auto cold = first_token(model, cache, blocks, plan_of(blockattn::attention_mode::block));
   const auto plan = plan_of(blockattn::attention_mode::block);
   const std::vector<float> miss =
       blockattn::session(model, std::make_shared<blockattn::block_cache>(std::size_t{0})).logits(blocks, plan);
@@ -56,8 +45,8 @@ samples time_both(const blockattn::model& model, const std::shared_ptr<blockattn
                   const prompt& blocks, int repetitions, bool cold) {
   samples result;
   for (int i = 0; i < repetitions; ++i) {
-    result.full.push_back(first_token(model, cache, blocks, blockattn::attention_mode::full).ttft_ms);
-    const auto block = first_token(model, cache, blocks, blockattn::attention_mode::block);
+    result.full.push_back(first_token(model, cache, blocks, plan_of(blockattn::attention_mode::full)).ttft_ms);
+    const auto block = first_token(model, cache, blocks, plan_of(blockattn::attention_mode::block));
     result.block.push_back(block.ttft_ms);
     result.counts = block.blocks;
     if (block.blocks.encoded != 0)
@@ -65,7 +54,7 @@ samples time_both(const blockattn::model& model, const std::shared_ptr<blockattn
                                  " passages were encoded again; the cache should have had all"));
     if (cold) {
       const auto empty = std::make_shared<blockattn::block_cache>(std::size_t{1} << 40);
-      result.cold.push_back(first_token(model, empty, blocks, blockattn::attention_mode::block).ttft_ms);
+      result.cold.push_back(first_token(model, empty, blocks, plan_of(blockattn::attention_mode::block)).ttft_ms);
     }
   }
   return result;
