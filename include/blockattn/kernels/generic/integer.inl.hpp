@@ -23,12 +23,6 @@ BLOCKATTN_INLINE void hold(V& v) {
 #endif
 }
 
-/// `p`, of which the compiler doesn't know that nobody else has it: what lies there stays in memory, and registers are left to the integer sums.
-BLOCKATTN_INLINE float* in_memory(float* p) {
-  asm volatile("" : "+r"(p) : : "memory");
-  return p;
-}
-
 /// Where the parts of one token's quantised activations lie: integers, scales [K / 32], scaled sums of 32 [K / 32] and of 16 [K / 16].
 struct quantised_layout {
   index_t scales, sums, half_sums, bytes;
@@ -238,10 +232,9 @@ struct product_kind {
 
 BLOCKATTN_INLINE vf splat_float_at(const std::byte* p) { return splat(std::bit_cast<float>(read_unit(p))); }
 
-/// sums[m, 0..panel_width) = what the minima of `scales` scales add up to, on top of c with `add`.
+/// sum[m] = what the minima of `scales` scales add up to, on top of c with `add`.
 template <int Rows>
-BLOCKATTN_INLINE void start_sums(const quantised_rows& x, const float* minima, index_t scales, const float* c, index_t stride, bool add, float* sums) {
-  vf sum[Rows][2];
+BLOCKATTN_INLINE void start_sums(const quantised_rows& x, const float* minima, index_t scales, const float* c, index_t stride, bool add, vf (&sum)[Rows][2]) {
 #pragma GCC unroll 8
   for (int m = 0; m < Rows; ++m) {
     sum[m][0] = add ? load(c + m * stride) : splat(0);
@@ -256,22 +249,17 @@ BLOCKATTN_INLINE void start_sums(const quantised_rows& x, const float* minima, i
       sum[m][1] = multiply_add(m1, q, sum[m][1]);
     }
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < Rows; ++m) {
-    store(sums + m * panel_width, sum[m][0]);
-    store(sums + m * panel_width + lanes, sum[m][1]);
-  }
 }
 
-/// c[m, 0..panel_width) = or, with `add`, += the products of `groups` groups.
+/// c[m, 0..panel_width) = or, with `add`, += the products of `groups` groups. All sums stay in registers: storing and loading them once a group would
+/// take as long as half of the products.
 template <class Kind, int Rows>
 inline void integer_tile(const quantised_rows& x, const expanded_chunk& w, index_t groups, float* c, index_t stride, bool add) {
   const std::uint32_t* b = w.units;
   const float* scales = w.scales;
   const std::byte* q = x.integers;
-  alignas(64) float memory[Rows * panel_width];  // rows of c may lie at distances at which they push each other out of the first cache
-  float* sums = in_memory(memory);
-  start_sums<Rows>(x, w.minima, groups * Kind::halves, c, stride, add, sums);
+  vf total[Rows][2];
+  start_sums<Rows>(x, w.minima, groups * Kind::halves, c, stride, add, total);
   for (index_t g = 0; g < groups; ++g) {
 #pragma GCC unroll 2
     for (int h = 0; h < Kind::halves; ++h) {
@@ -284,16 +272,21 @@ inline void integer_tile(const quantised_rows& x, const expanded_chunk& w, index
 #pragma GCC unroll 8
       for (int m = 0; m < Rows; ++m) {
         const vf d = splat_float_at(x.scales + m * x.row + 4 * g);
-        float* to = sums + m * panel_width;
-        store(to, multiply_add(__builtin_convertvector(sum[m][0], vf), d0 * d, load(to)));
-        store(to + lanes, multiply_add(__builtin_convertvector(sum[m][1], vf), d1 * d, load(to + lanes)));
+        total[m][0] = multiply_add(__builtin_convertvector(sum[m][0], vf), d0 * d, total[m][0]);
+        total[m][1] = multiply_add(__builtin_convertvector(sum[m][1], vf), d1 * d, total[m][1]);
+        hold(total[m][0]);
+        hold(total[m][1]);
       }
       b += Kind::steps * panel_width;
       q += Kind::steps * 4;
       scales += panel_width;
     }
   }
-  for (int m = 0; m < Rows; ++m) __builtin_memcpy(c + m * stride, sums + m * panel_width, sizeof(float) * panel_width);
+#pragma GCC unroll 8
+  for (int m = 0; m < Rows; ++m) {
+    store(c + m * stride, total[m][0]);
+    store(c + m * stride + lanes, total[m][1]);
+  }
 }
 
 template <class Kind>

@@ -38,9 +38,9 @@ inline void integer_vector(const interleaved_format& f, const std::byte* record,
   for (index_t g = 0; g < groups; ++g)
     expand_scales<Kind::words, LowBits, Levels>(
         f, reinterpret_cast<const std::uint16_t*>(record + g * bytes + 4 * (LowBits + HighBits) * panel_width), g, w);
-  alignas(64) float start[panel_width];
+  vf start[1][2];
   start_sums<1>(x, w.minima, groups * Kind::halves, y, 0, add, start);
-  vf total[2] = {load(start), load(start + lanes)};
+  vf total[2] = {start[0][0], start[0][1]};
   const float* scales = w.scales;
   for (index_t g = 0; g < groups; ++g, record += bytes) {
     const auto* low = reinterpret_cast<const std::uint32_t*>(record);

@@ -20,7 +20,7 @@ inline constexpr int tile_rows = 6;
 inline constexpr bool has_bf16 = false;
 inline constexpr dot byte_dot = dot::saturating;
 inline constexpr bool signed_units = false;
-inline constexpr int integer_tile_rows = 4;
+inline constexpr int integer_tile_rows = 3;
 
 #include "blockattn/kernels/generic/vector.inl.hpp"
 

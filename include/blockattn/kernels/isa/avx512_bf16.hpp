@@ -21,7 +21,7 @@ inline constexpr int tile_rows = 12;
 inline constexpr bool has_bf16 = true;
 inline constexpr dot byte_dot = dot::full;
 inline constexpr bool signed_units = false;
-inline constexpr int integer_tile_rows = 8;
+inline constexpr int integer_tile_rows = 4;
 
 #include "blockattn/kernels/generic/vector.inl.hpp"
 

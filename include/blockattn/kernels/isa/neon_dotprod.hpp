@@ -18,7 +18,7 @@ using namespace portable;
 
 inline constexpr dot byte_dot = dot::full;
 inline constexpr bool signed_units = true;
-inline constexpr int integer_tile_rows = 8;
+inline constexpr int integer_tile_rows = 6;
 
 /// c + a[2i] * b[2i] + a[2i+1] * b[2i+1] over pairs of 16-bit integers.
 BLOCKATTN_INLINE vi dot_words(vi c, vi a, vi b) {
