@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <span>
 #include <vector>
@@ -280,6 +281,57 @@ TEST_CASE("RoPE may place tokens at any real positions", "[model][laws]") {
   CHECK_THROWS_AS(m.forward({blocks[1], 30, context, hidden_rows::last, few}, other), argument_error);
   const std::vector<double> beyond(20, 1e9);
   CHECK_THROWS_AS(m.forward({blocks[1], 30, context, hidden_rows::last, beyond}, other), context_error);
+}
+
+TEST_CASE("tokens that take places of a tail see and are seen as if they had been there", "[model][laws]") {
+  const block_ids blocks = some_blocks({90, 20}, 15);
+  const std::vector<index_t> places = {2, 3, 4, 17, 40, 41, 63, 64, 65, 66, 80, 89};
+  std::vector<token_id> again;
+  for (const index_t place : places) again.push_back(blocks[0][static_cast<std::size_t>(place)]);
+  for (const precision p : both) {
+    const model& m = loaded(p);
+    // Another block's keys and values, moved nowhere: what is computed again must differ from them.
+    const auto others = m.encode(some_blocks({90}, 16)[0]);
+    const auto replaced = [&](std::span<const index_t> at, std::span<const token_id> ids) {
+      kv_tail tail = m.tail_from(others, 110);
+      const std::array runs = {forward_run{{ids, 0, {}, hidden_rows::none, {}, at}, &tail}, forward_run{{blocks[1], 90, {}, hidden_rows::last}, &tail}};
+      return m.logits(m.forward(runs).back());
+    };
+    // By hand: the others' pieces as placed blocks, the tokens between them as runs of their own.
+    std::vector<placed_block> placed;
+    kv_tail tail = m.make_tail();
+    std::vector<std::vector<token_id>> ids;
+    std::vector<forward_run> runs;
+    ids.reserve(90);
+    for (index_t first = 0, last = 0; first < 90; first = last) {
+      const auto chosen = [&](index_t i) { return std::find(places.begin(), places.end(), i) != places.end(); };
+      for (last = first; last < 90 && chosen(last) == chosen(first); ++last) continue;
+      if (!chosen(first)) placed.push_back({others, first, true, {}, first, last - first});
+    }
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      ids.push_back({again[i]});
+      runs.push_back({{ids.back(), places[i], placed, hidden_rows::none}, &tail});
+    }
+    runs.push_back({{blocks[1], 90, placed, hidden_rows::last}, &tail});
+    const auto by_hand = m.logits(m.forward(runs).back()), in_place = replaced(places, again);
+    CHECK(difference(by_hand, in_place) < (p == precision::exact ? 1e-5 : 3e-2));  // by hand each is a run of few rows, in another arithmetic
+    CHECK(difference(in_place, replaced({}, {})) > 5e-2);
+    // All of them: nothing of the others is left.
+    std::vector<index_t> all(90);
+    std::iota(all.begin(), all.end(), index_t{0});
+    kv_tail whole = m.make_tail();
+    const std::array plain = {forward_run{{blocks[0], 0, {}, hidden_rows::none}, &whole}, forward_run{{blocks[1], 90, {}, hidden_rows::last}, &whole}};
+    CHECK(same_bits(m.logits(m.forward(plain).back()), replaced(all, blocks[0])));
+  }
+  const model& m = loaded(precision::fast);
+  const std::vector<token_id> two = {300, 301};
+  for (const std::vector<index_t>& at : {std::vector<index_t>{1}, {3, 3}, {4, 2}, {-1, 2}, {2, 90}, {2, index_t{1} << 40}}) {
+    kv_tail tail = m.tail_from(m.encode(blocks[0]), 0);
+    CHECK_THROWS_AS(m.forward({two, 0, {}, hidden_rows::none, {}, at}, tail), argument_error);
+    CHECK(tail.tokens() == 90);
+  }
+  kv_tail begun = m.tail_from(m.encode(blocks[0]), 0);
+  CHECK_THROWS_AS(begun.begin_with(*m.encode(blocks[1])), argument_error);
 }
 
 TEST_CASE("runs that fail leave their tails as they were", "[model][laws]") {

@@ -197,6 +197,7 @@ class session {
         },
         plan.method);
     result.blocks = run.counts();
+    result.block_bytes = run.copied_bytes();
     tail_ = std::move(run.tail());
     placed_ = std::move(run.placed());
     position_ = run.position();
@@ -225,7 +226,7 @@ class session {
     std::vector<const kv_block*> read;
     for (const placed_block& placed : placed_)
       if (std::find(read.begin(), read.end(), placed.block.get()) == read.end()) read.push_back(placed.block.get());
-    result.block_bytes = std::accumulate(read.begin(), read.end(), index_t{0}, [](index_t sum, const kv_block* block) { return sum + block->bytes(); });
+    result.block_bytes = std::accumulate(read.begin(), read.end(), result.block_bytes, [](index_t sum, const kv_block* block) { return sum + block->bytes(); });
     return logits;
   }
 

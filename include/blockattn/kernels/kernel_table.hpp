@@ -36,6 +36,17 @@ struct attention_segment {
   dtype value_type = dtype::f32;      ///< the same
 };
 
+/// Positions in the prompt of query tokens: consecutive from `first`, or, given `each`, any ascending ones.
+struct token_positions {
+  index_t first = 0;
+  const index_t* each = nullptr;
+
+  constexpr token_positions() = default;
+  constexpr token_positions(index_t from) : first(from) {}  // NOLINT: consecutive ones are told by the first
+  constexpr explicit token_positions(const index_t* all) : first(*all), each(all) {}
+  [[nodiscard]] constexpr index_t operator[](index_t t) const { return each != nullptr ? each[t] : first + t; }
+};
+
 /// Rows [row_begin, row_end) of one KV head's attention. Row r is query token r / group with head kv_head * group + r % group.
 struct attention_args {
   const float* queries = nullptr;  ///< [T, query_stride], rotated at the queries' positions in the prompt
@@ -46,7 +57,7 @@ struct attention_args {
   index_t kv_head = 0;
   index_t row_begin = 0;
   index_t row_end = 0;   ///< at most attention_rows(head_dim) after row_begin
-  index_t position = 0;  ///< of query token 0; consecutive
+  token_positions position;  ///< of the query tokens
   float scale = 1;       ///< of the scores, 1/sqrt(Dh)
   rope_pairing pairing = rope_pairing::adjacent;
   const attention_segment* segments = nullptr;

@@ -75,17 +75,19 @@ class cuda_decoder final : public decoder {
     const auto tokens = static_cast<index_t>(request.ids.size());
     if (run.tail->memory() == nullptr) throw argument_error("[cuda] a tail in host memory; make it with model::make_tail()");
     matrix hidden(request.rows == hidden_rows::all ? tokens : (request.rows == hidden_rows::last && tokens > 0 ? 1 : 0), config_.width);
-    run.tail->reserve(tokens);
-    for (index_t first = 0; first < tokens; first += chunk) {
+    const bool replaces = !request.places.empty();
+    if (!replaces) run.tail->reserve(tokens);
+    for (index_t first = 0, count = 0; first < tokens; first += count) {
       check(control, done, total);
-      const index_t count = std::min(chunk, tokens - first);
+      count = std::min(chunk, tokens - first);
+      if (replaces) count = neighbours(request.places.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)));
       const index_t rows = request.rows == hidden_rows::all ? count : (first + count == tokens ? hidden.rows() : 0);
-      const index_t tail_first = run.tail->tokens();
-      run.tail->append(count, request.position + first);
+      const index_t tail_first = replaces ? request.position_of(first) : run.tail->tokens();
+      if (!replaces) run.tail->append(count, request.position + first);
       const std::vector<cuda::segment> segments = segments_of(run);
       cuda::forward_run part;
       part.ids = request.ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-      part.position = request.position + first;
+      part.position = request.position_of(first);
       part.segments = segments;
       part.tail = run.tail->data(), part.tail_stride = run.tail->capacity(), part.tail_first = tail_first;
       part.rows = rows;
@@ -96,6 +98,13 @@ class cuda_decoder final : public decoder {
     }
     check(control, done, total);
     return hidden;
+  }
+
+  /// How many of the first places follow each other.
+  [[nodiscard]] static index_t neighbours(std::span<const index_t> places) {
+    std::size_t count = 1;
+    while (count < places.size() && places[count] == places[count - 1] + 1) ++count;
+    return static_cast<index_t>(count);
   }
 
   /// Those of all layers: one count a window.

@@ -58,6 +58,11 @@ struct forward_request {
   std::span<const placed_block> context;
   hidden_rows rows = hidden_rows::last;
   std::span<const double> rotations = {};  ///< [T] where RoPE places the tokens, any real numbers; empty: at their positions
+  /// [T] ascending: the tokens take these places of the tail, whose first token is at position 0, instead of what is there, and `position` plays no role; empty: they
+  /// are appended.
+  std::span<const index_t> places = {};
+
+  [[nodiscard]] index_t position_of(index_t t) const { return places.empty() ? position + t : places[static_cast<std::size_t>(t)]; }
 };
 
 /// One of several requests that go through the linear layers together. Runs with tails of their own don't see each other; runs that share a tail, in

@@ -23,6 +23,8 @@ class kv_tail {
   /// Where it lies: nullptr is the host's memory.
   [[nodiscard]] kv_memory* memory() const { return memory_; }
   [[nodiscard]] index_t tokens() const { return tokens_; }
+  /// Tokens at its start whose positions are their numbers.
+  [[nodiscard]] index_t in_place() const { return pieces_.empty() || pieces_.front().position != 0 ? 0 : pieces_.front().count; }
   [[nodiscard]] index_t capacity() const { return block_->tokens(); }
   [[nodiscard]] index_t bytes() const { return block_->bytes(); }
 
@@ -32,8 +34,8 @@ class kv_tail {
     const index_t wanted = std::max(tokens_ + more, 2 * capacity());
     auto grown = std::make_shared<kv_block>(layout_, wanted, memory_);
     for (index_t l = 0; l < layout_.layers; ++l) {
-      copy_heads(key_in(*grown, l, 0, 0), key(l, 0, 0), wanted, layout_.key_row_bytes());
-      copy_heads(value_in(*grown, l, 0, 0), value(l, 0, 0), wanted, layout_.value_row_bytes());
+      copy_heads(key_in(*grown, l, 0, 0), wanted, key(l, 0, 0), capacity(), layout_.key_row_bytes(), kv_memory::direction::on_device);
+      copy_heads(value_in(*grown, l, 0, 0), wanted, value(l, 0, 0), capacity(), layout_.value_row_bytes(), kv_memory::direction::on_device);
     }
     block_ = std::move(grown);
   }
@@ -44,6 +46,17 @@ class kv_tail {
     if (pieces_.empty() || pieces_.back().position + pieces_.back().count != position) pieces_.push_back({tokens_, 0, position});
     pieces_.back().count += more;
     tokens_ += more;
+  }
+
+  /// Begins an empty tail with the tokens of a block in host memory, of the same layout, at position 0 and on.
+  void begin_with(const kv_block& block) {
+    if (tokens_ > 0 || block.memory() != nullptr || block.layout() != layout_) throw argument_error("[kv] a tail begins with a block of its own layout in host memory, before anything else");
+    append(block.tokens(), 0);
+    for (index_t l = 0; l < layout_.layers; ++l) {
+      const kv_view view = block.layer(l);
+      copy_heads(key(l, 0, 0), capacity(), view.keys, view.tokens, layout_.key_row_bytes(), kv_memory::direction::to_device);
+      copy_heads(value(l, 0, 0), capacity(), view.values, view.tokens, layout_.value_row_bytes(), kv_memory::direction::to_device);
+    }
   }
 
   /// Forgets all tokens from number `tokens` on.
@@ -88,10 +101,10 @@ class kv_tail {
     index_t first, count, position;
   };
 
-  /// The tokens of all heads of a layer's half, to a block of `wanted` tokens.
-  void copy_heads(std::byte* to, const std::byte* from, index_t wanted, index_t row) const {
-    if (memory_ != nullptr) return memory_->copy(to, wanted * row, from, capacity() * row, tokens_ * row, layout_.kv_heads, kv_memory::direction::on_device);
-    for (index_t h = 0; h < layout_.kv_heads; ++h) std::copy_n(from + h * capacity() * row, tokens_ * row, to + h * wanted * row);
+  /// All tokens of all heads of a layer's half; heads lie `to_step` and `from_step` tokens of `row` bytes apart.
+  void copy_heads(std::byte* to, index_t to_step, const std::byte* from, index_t from_step, index_t row, kv_memory::direction way) const {
+    if (memory_ != nullptr) return memory_->copy(to, to_step * row, from, from_step * row, tokens_ * row, layout_.kv_heads, way);
+    for (index_t h = 0; h < layout_.kv_heads; ++h) std::copy_n(from + h * from_step * row, tokens_ * row, to + h * to_step * row);
   }
 
   [[nodiscard]] static std::byte* layer_in(kv_block& block, index_t l) {

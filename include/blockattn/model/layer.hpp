@@ -31,13 +31,13 @@ struct layer_workspace {
   matrix normed, query, key, value, attended, gate, up, added;
 };
 
-/// Consecutive tokens of one run: rows [row, row + tokens) of the batch, at position, position + 1, …; where their keys and values go, and what they see.
+/// Tokens of one run: rows [row, row + tokens) of the batch, at `position`; where their keys and values go, and what they see.
 struct layer_part {
   index_t row = 0;
   index_t tokens = 0;
-  index_t position = 0;
+  token_positions position;
   kv_tail* tail = nullptr;
-  index_t tail_first = 0;  ///< of their places in the tail
+  index_t tail_first = 0;  ///< of their places in the tail, which are consecutive if their positions are, and else the positions
   std::span<const kv_segment> segments;  ///< of this layer: context, then tail
   std::span<const segment_rotation> rotations;  ///< that each segment's keys lack
 };
@@ -122,7 +122,7 @@ class layer {
       rotate_heads(*rope_, key, c.kv_heads, batch.angles->cosine_of(row), batch.angles->sine_of(row), k);
     }
     kv_tail& tail = *part.tail;
-    const index_t t = part.tail_first + row - part.row;
+    const index_t t = part.position.each != nullptr ? part.position[row - part.row] : part.tail_first + row - part.row;
     for (index_t h = 0; h < c.kv_heads; ++h) {
       k.store_kv(tail.layout().types.keys, key + h * c.head_dim, c.head_dim, tail.key(number_, h, t));
       k.store_kv(tail.layout().types.values, value + h * c.head_dim, c.head_dim, tail.value(number_, h, t));

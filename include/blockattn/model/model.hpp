@@ -88,6 +88,12 @@ class model {
   [[nodiscard]] const kv_layout& kv() const { return state_->layout; }
   /// An empty tail with room for `capacity` tokens, where this model computes. Of the types of kv(), but in a float type where those are q5_h or q4_h (growing()).
   [[nodiscard]] kv_tail make_tail(index_t capacity = 0) const { return kv_tail(state_->tail_layout, capacity, state_->decode->memory()); }
+  /// A tail with room for `capacity` tokens whose first ones are those of `block`, in host memory, with keys rotated at 0 and on.
+  [[nodiscard]] kv_tail tail_from(const std::shared_ptr<const kv_block>& block, index_t capacity) const {
+    kv_tail tail = make_tail(std::max(capacity, block->tokens()));
+    tail.begin_with(*stored_as(tail.layout().types, block, *state_->compute.kernels));
+    return tail;
+  }
   /// What a full tail of make_tail() has become, as a block of the types of kv(). The tail is empty afterwards.
   [[nodiscard]] std::shared_ptr<const kv_block> finish(kv_tail& tail) const {
     return tail.layout() == kv() ? tail.finish() : stored_as(kv().types, tail.finish(), *state_->compute.kernels);
@@ -154,7 +160,7 @@ class model {
   /// Runs tokens through all layers, appends their keys and values to `tail`, and returns hidden states after the last norm: [rows, D], D contiguous.
   /// Every position must be below context_length (context_error). If it throws, the tail is as it was.
   matrix forward(const forward_request& request, kv_tail& tail, const forward_control& control = {}) const {
-    check_positions(request);
+    check_positions(request, tail);
     compute_options compute = state_->compute;
     compute.operations = control.operations;
     return state_->decode->forward(request, tail, compute, control);
@@ -163,7 +169,7 @@ class model {
   /// The same for several runs that go through the linear layers together, each with a tail of its own: hidden states [rows, D] of each. A run's bits don't
   /// depend on the others, but a run of a few tokens may differ by rounding from the same run through forward() of one request.
   std::vector<matrix> forward(std::span<const forward_run> runs, const forward_control& control = {}) const {
-    for (const forward_run& run : runs) check_positions(run.request);
+    for (const forward_run& run : runs) check_positions(run.request, *run.tail);
     compute_options batched = state_->compute;
     batched.batched = true;
     batched.operations = control.operations;
@@ -328,16 +334,28 @@ class model {
   /// ". " and why the context is shorter than the file says, if it is.
   [[nodiscard]] std::string why_limited() const { return config().rope_limit.empty() ? "" : ". " + config().rope_limit; }
 
-  void check_positions(const forward_request& request) const {
+  void check_positions(const forward_request& request, const kv_tail& tail) const {
     const index_t context = config().context_length;
-    const index_t end = request.position + static_cast<index_t>(request.ids.size());
-    if (request.position < 0 || end > context)
-      throw context_error(cat("[model] tokens at positions ", request.position, " to ", end - 1, "; the model's context has ", context, why_limited()));
+    const auto tokens = static_cast<index_t>(request.ids.size());
+    if (!request.places.empty()) check_places(request, tail);
+    const index_t first = request.places.empty() ? request.position : request.places.front(), end = tokens > 0 ? request.position_of(tokens - 1) + 1 : first;
+    if (first < 0 || end > context)
+      throw context_error(cat("[model] tokens at positions ", first, " to ", end - 1, "; the model's context has ", context, why_limited()));
     if (!request.rotations.empty() && request.rotations.size() != request.ids.size())
       throw argument_error(cat("[model] ", request.rotations.size(), " rotations for ", request.ids.size(), " tokens; allowed: one a token, or none"));
     for (const double at : request.rotations)
       if (!(at >= 0 && at < static_cast<double>(context)))
         throw context_error(cat("[model] a token at position ", at, "; the model's context has ", context, why_limited()));
+  }
+
+  static void check_places(const forward_request& request, const kv_tail& tail) {
+    if (request.places.size() != request.ids.size())
+      throw argument_error(cat("[model] ", request.places.size(), " places for ", request.ids.size(), " tokens; allowed: one a token, or none"));
+    index_t least = 0;
+    for (const index_t place : request.places) {
+      if (place < least || place >= tail.in_place()) throw argument_error(cat("[model] a token at place ", place, " of a tail; allowed: ascending ones from ", least, " to ", tail.in_place() - 1));
+      least = place + 1;
+    }
   }
 
   explicit model(std::shared_ptr<const state> s) : state_(std::move(s)) {}

@@ -98,10 +98,11 @@ class run_batch {
       const forward_request& request = run.request;
       if (contexts_.empty() || &contexts_.back().run() != &run) contexts_.emplace_back(run, ropes);
       context_of_.push_back(contexts_.size() - 1);
-      parts_.push_back({rows_, p.tokens, request.position + p.first, run.tail, run.tail->tokens(), {}, {}});
-      run.tail->append(p.tokens, request.position + p.first);
+      const token_positions position = request.places.empty() ? token_positions(request.position + p.first) : token_positions(request.places.data() + p.first);
+      parts_.push_back({rows_, p.tokens, position, run.tail, run.tail->tokens(), {}, {}});
+      if (request.places.empty()) run.tail->append(p.tokens, request.position + p.first);
       for (index_t t = p.first; t < p.first + p.tokens; ++t)
-        positions.push_back(request.rotations.empty() ? static_cast<double>(request.position + t) : request.rotations[static_cast<std::size_t>(t)]);
+        positions.push_back(request.rotations.empty() ? static_cast<double>(request.position_of(t)) : request.rotations[static_cast<std::size_t>(t)]);
       rows_ += p.tokens;
     }
     for (const rope_spec& rope : ropes) angles_.push_back(angles_at(rope, positions, rope.magnitude));
@@ -133,7 +134,7 @@ class run_batch {
         x.row(to + t) = x.row(from + t);
         queries.row(to + t) = queries.row(from + t);
       }
-      part.position += part.tokens - count;
+      if (count > 0) part.position = part.position.each != nullptr ? token_positions(part.position.each + part.tokens - count) : token_positions(part.position[part.tokens - count]);
       part.row = to;
       part.tokens = count;
       to += count;

@@ -96,7 +96,8 @@ class transformer final : public decoder {
     for (const auto& pieces : batches) most = std::max(most, detail::rows_of(pieces));
     layer_workspace workspace(config_, most);
     matrix x(most, config_.width);
-    for (const forward_run& run : runs) run.tail->reserve(static_cast<index_t>(run.request.ids.size()));
+    for (const forward_run& run : runs)
+      if (run.request.places.empty()) run.tail->reserve(static_cast<index_t>(run.request.ids.size()));
     index_t done = 0;
     for (const auto& pieces : batches) {
       detail::run_batch batch(runs, pieces, config_.ropes);

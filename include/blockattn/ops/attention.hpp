@@ -37,12 +37,12 @@ struct segment_rotation {
 namespace detail {
 
 /// Multiplications and additions of the scores and of the weighted values that a causal run sees.
-[[nodiscard]] inline index_t attention_operations(index_t tokens, index_t position, const head_shape& shape, const attention_rule& rule,
+[[nodiscard]] inline index_t attention_operations(index_t tokens, const token_positions& position, const head_shape& shape, const attention_rule& rule,
                                                   std::span<const kv_segment> segments) {
   index_t pairs = 0;
   for (const kv_segment& s : segments)
     for (index_t t = 0; t < tokens; ++t) {
-      const index_t seen = position + t - s.position + 1;
+      const index_t seen = position[t] - s.position + 1;
       const index_t begin = rule.window > 0 ? std::clamp<index_t>(seen - rule.window, 0, s.kv.tokens) : 0;
       pairs += std::clamp<index_t>(seen, 0, s.kv.tokens) - begin;
       if (begin == 0 && seen >= s.kv.tokens && rule.window == 0) {  // and so do all after it
@@ -151,12 +151,12 @@ inline void join_pieces(const float* partial, index_t count, index_t stride, ind
 
 }  // namespace detail
 
-/// out [T, H * Dh] = softmax(q · kᵀ * scale) · v, where query token t at `position + t` sees the keys at positions up to its own, as far as the rule's
+/// out [T, H * Dh] = softmax(q · kᵀ * scale) · v, where query token t at `position[t]` sees the keys at positions up to its own, as far as the rule's
 /// window reaches, wherever they lie.
 /// `queries` [T, H * Dh] are rotated at their own positions. Segments and rotations correspond. Tasks are rows (the last ones first, as they see most) of a
 /// KV head over a run of keys, cut by sizes only.
 /// With `log_sums` [T, H], the logarithm of the sum of the scores' exponentials is written there, and rows may see nothing.
-inline void attend_plain(const float* queries, index_t tokens, index_t position, const head_shape& shape, const attention_rule& rule,
+inline void attend_plain(const float* queries, index_t tokens, const token_positions& position, const head_shape& shape, const attention_rule& rule,
                          std::span<const kv_segment> segments, std::span<const segment_rotation> rotations, float* out, const compute_options& compute,
                          float* log_sums = nullptr) {
   compute.count(detail::attention_operations(tokens, position, shape, rule, segments));
@@ -175,8 +175,8 @@ inline void attend_plain(const float* queries, index_t tokens, index_t position,
   args.log_sums = log_sums;
   args.log_sum_stride = shape.heads;
   const index_t rows = tokens * args.group;
-  const detail::attention_split split(shape.kv_heads, rows, detail::reached_keys(segments, position, rule.window), shape.head_dim);
-  const detail::segment_pieces pieces = detail::cut_segments(segments, rotations, position, rule.window, shape, split.keys_each);
+  const detail::attention_split split(shape.kv_heads, rows, detail::reached_keys(segments, position.first, rule.window), shape.head_dim);
+  const detail::segment_pieces pieces = detail::cut_segments(segments, rotations, position.first, rule.window, shape, split.keys_each);
   const index_t row_size = shape.head_dim + 2;
   std::vector<float> partial(split.key_pieces > 1 ? static_cast<std::size_t>(split.key_pieces * shape.kv_heads * rows * row_size) : 0);
   parallel_tasks(shape.kv_heads * split.row_pieces * split.key_pieces, [&](index_t task) {
@@ -218,7 +218,7 @@ struct segment_group {
 };
 
 /// Scaled segments and the others apart, then weighed against each other (see segment_scaling).
-inline void attend_scaled(const float* queries, index_t tokens, index_t position, const head_shape& shape, const attention_rule& rule,
+inline void attend_scaled(const float* queries, index_t tokens, const token_positions& position, const head_shape& shape, const attention_rule& rule,
                           std::span<const kv_segment> segments, std::span<const segment_rotation> rotations, const segment_scaling& scaling, float* out,
                           const compute_options& compute) {
   segment_group scaled, others;
@@ -245,7 +245,7 @@ inline void attend_scaled(const float* queries, index_t tokens, index_t position
 }  // namespace detail
 
 /// attend_plain(), with scaled segments weighed against the others where there are any.
-inline void attend(const float* queries, index_t tokens, index_t position, const head_shape& shape, const attention_rule& rule,
+inline void attend(const float* queries, index_t tokens, const token_positions& position, const head_shape& shape, const attention_rule& rule,
                    std::span<const kv_segment> segments, std::span<const segment_rotation> rotations, float* out, const compute_options& compute) {
   for (const kv_segment& s : segments)
     if (!s.scaling.plain()) return detail::attend_scaled(queries, tokens, position, shape, rule, segments, rotations, s.scaling, out, compute);

@@ -26,35 +26,34 @@ struct cache_blend_plan {
     if (run.reusable() == 0) return run.finish_blocks();
     const auto blocks = run.encode_alone(0, run.reusable());
     const auto fresh = first_layers(run);
-    const auto host_mixed = mix(m, blocks, *fresh);
-    const std::vector<bool> chosen = choose(m, *fresh, *host_mixed);
-    const auto mixed = m.from_host(host_mixed);
-    std::vector<token_run> again;
+    const auto mixed = mix(m, blocks, *fresh);
+    const std::vector<bool> chosen = choose(m, *fresh, *mixed);
     const auto cached = static_cast<index_t>(chosen.size());
-    for (index_t first = 0, last; first < cached; first = last) {
-      last = first;
-      while (last < cached && chosen[static_cast<std::size_t>(last)] == chosen[static_cast<std::size_t>(first)]) ++last;
-      if (chosen[static_cast<std::size_t>(first)])
-        again.push_back({tokens_of(run, first, last), first});
-      else
-        run.place({mixed, first, true, {}, first, last - first});
-    }
-    run.finish(again, run.rest(), cached, static_cast<double>(cached));
+    const std::vector<token_id> ids = tokens_of(run);
+    token_run again;
+    for (index_t i = 0; i < cached; ++i)
+      if (chosen[static_cast<std::size_t>(i)]) {
+        again.ids.push_back(ids[static_cast<std::size_t>(i)]);
+        again.places.push_back(i);
+      }
+    std::vector<token_id> rest = run.rest();
+    run.begin_with(m.tail_from(mixed, cached + static_cast<index_t>(rest.size())), blocks);
+    const std::vector<token_run> replaced(again.ids.empty() ? 0 : 1, again);
+    run.finish(replaced, std::move(rest), cached, static_cast<double>(cached));
   }
 
  private:
-  [[nodiscard]] static std::vector<token_id> tokens_of(const prompt_run& run, index_t first, index_t last) {
+  /// Of all reusable blocks.
+  [[nodiscard]] static std::vector<token_id> tokens_of(const prompt_run& run) {
     std::vector<token_id> result;
     for (index_t i = 0; i < run.reusable(); ++i) result.insert(result.end(), run.ids(i).begin(), run.ids(i).end());
-    return {result.begin() + first, result.begin() + last};
+    return result;
   }
 
   /// Keys and values of all tokens in the layers 0 to `check` under full attention; the other layers are undefined.
   [[nodiscard]] std::shared_ptr<const kv_block> first_layers(prompt_run& run) const {
-    index_t cached = 0;
-    for (index_t i = 0; i < run.reusable(); ++i) cached += run.tokens(i);
-    const std::vector<token_id> ids = tokens_of(run, 0, cached);
-    kv_tail tail = run.get_model().make_tail(cached);
+    const std::vector<token_id> ids = tokens_of(run);
+    kv_tail tail = run.get_model().make_tail(static_cast<index_t>(ids.size()));
     forward_control control = run.control();
     control.layers = check + 1;
     const std::array runs = {forward_run{{ids, 0, {}, hidden_rows::none}, &tail}};

@@ -48,6 +48,7 @@ struct block_encoding {
 struct token_run {
   std::vector<token_id> ids;
   index_t position = 0;
+  std::vector<index_t> places = {};  ///< as forward_request::places
 };
 
 class prompt_run {
@@ -122,6 +123,14 @@ class prompt_run {
     if (block.seen() > 0) placed_.push_back(std::move(block));
   }
 
+  /// Instead of placing blocks: a tail made of copies of them, whose tokens everything that runs later sees and runs with places replace.
+  void begin_with(kv_tail tail, std::span<const std::shared_ptr<const kv_block>> copied) {
+    tail_ = std::move(tail);
+    copied_bytes_ = 0;
+    for (std::size_t i = 0; i < copied.size(); ++i)
+      if (std::find(copied.begin(), copied.begin() + static_cast<std::ptrdiff_t>(i), copied[i]) == copied.begin() + static_cast<std::ptrdiff_t>(i)) copied_bytes_ += copied[i]->bytes();
+  }
+
   /// Runs tokens behind what was placed.
   void extend(std::span<const token_run> runs) { (void)run_all(runs, hidden_rows::none); }
 
@@ -178,6 +187,7 @@ class prompt_run {
   [[nodiscard]] std::vector<float>& logits() { return logits_; }
   [[nodiscard]] kv_tail& tail() { return tail_; }
   [[nodiscard]] std::vector<placed_block>& placed() { return placed_; }
+  [[nodiscard]] index_t copied_bytes() const { return copied_bytes_; }  ///< of the blocks that the tail begins with, each counted once
   [[nodiscard]] index_t position() const { return position_; }  ///< of the next token
   [[nodiscard]] double turn() const { return turn_; }           ///< RoPE places the token at position p at p + turn
   [[nodiscard]] const block_counts& counts() const { return counts_; }
@@ -232,7 +242,8 @@ class prompt_run {
       const bool last = i + 1 == runs.size();
       if (last && turn_ != 0)
         for (std::size_t t = 0; t < runs[i].ids.size(); ++t) rotations.push_back(static_cast<double>(runs[i].position + static_cast<index_t>(t)) + turn_);
-      forward_runs.push_back({{runs[i].ids, runs[i].position, placed_, last ? rows_of_last : hidden_rows::none, last ? std::span<const double>(rotations) : std::span<const double>()}, &tail_});
+      forward_runs.push_back({{runs[i].ids, runs[i].position, placed_, last ? rows_of_last : hidden_rows::none, last ? std::span<const double>(rotations) : std::span<const double>(),
+                               runs[i].places}, &tail_});
     }
     std::vector<matrix> hidden = with_team([&] { return model_->forward(forward_runs, control_); });
     for (const token_run& run : runs) report(static_cast<index_t>(run.ids.size()));
@@ -249,7 +260,7 @@ class prompt_run {
   kv_tail tail_;
   std::vector<placed_block> placed_;
   std::vector<float> logits_;
-  index_t position_ = 0;
+  index_t copied_bytes_ = 0, position_ = 0;
   double turn_ = 0;
 };
 

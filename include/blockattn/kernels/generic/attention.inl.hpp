@@ -92,7 +92,7 @@ BLOCKATTN_INLINE index_t window_begin(const attention_args& a, index_t seen, ind
 inline visible_keys count_visible(const attention_args& a, const attention_segment& s, index_t first, std::int64_t* seen) {
   for (index_t lane = 0; lane < panel_width; ++lane) {
     const index_t row = first + lane < a.row_end ? first + lane : a.row_end - 1;
-    seen[lane] = a.position + row / a.group - s.position + 1;
+    seen[lane] = a.position[row / a.group] - s.position + 1;
   }
   const index_t low = seen[0];
   const index_t high = seen[panel_width - 1];

@@ -211,7 +211,7 @@ inline void few_segment(const attention_args& a, const attention_segment& s, ind
                         const few_scratch& x) {
   few_range visible[Rows];
   for (int r = 0; r < Rows; ++r) {
-    const index_t seen = a.position + (first_row + r) / a.group - s.position + 1;
+    const index_t seen = a.position[(first_row + r) / a.group] - s.position + 1;
     visible[r] = {a.window > 0 ? clamp_keys(seen - a.window, s.tokens) : 0, clamp_keys(seen, s.tokens)};
   }
   const index_t least = visible[0].begin;  // rows are in order of position
