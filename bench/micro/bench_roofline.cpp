@@ -23,9 +23,9 @@ constexpr int chains = 12;  // enough to fill the latency of one product with th
 __attribute__((target("avx2"))) void bytes_avx2(std::int64_t rounds) {
   __m256i sums[chains / 2] = {}, a = _mm256_set1_epi8(1), b = _mm256_set1_epi8(1);
   for (std::int64_t r = 0; r < rounds; ++r) {
-    BLOCKATTN_OPAQUE(a);
 #pragma GCC unroll 12
     for (int c = 0; c < chains; ++c) {
+      BLOCKATTN_OPAQUE(a);  // else one product would serve all sums
       __m256i& sum = sums[c / 2];
       sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b));
       BLOCKATTN_OPAQUE(sum);
@@ -113,7 +113,7 @@ __attribute__((target("amx-tile,amx-int8,amx-bf16"))) void tiles(std::int64_t ro
 void products(benchmark::State& state, void (*loop)(std::int64_t), double operations_a_round) {
   constexpr std::int64_t rounds = 20000;
   for (auto _ : state) loop(rounds);
-  state.counters["op/s"] = benchmark::Counter(operations_a_round * rounds, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["op/s"] = benchmark::Counter(operations_a_round * rounds, static_cast<benchmark::Counter::Flags>(benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kAvgThreads));
 }
 
 #endif
