@@ -88,6 +88,15 @@ class device_context {
     used_ -= bytes;
   }
 
+  /// Bytes that an allocation may have.
+  [[nodiscard]] index_t available() const {
+    use();
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    const auto there = static_cast<index_t>(free + unused());
+    return limit_ > 0 ? std::min(limit_ - used_, there) : there;
+  }
+
   /// A copy between host and device, after all work that was given to the device before and beside what comes later; waits for it.
   void copy_beside(std::byte* to, index_t to_step, const std::byte* from, index_t from_step, index_t bytes, index_t count, cudaMemcpyKind kind) {
     const std::lock_guard lock(copying_);
@@ -173,6 +182,105 @@ struct device_layer {
   index_t rope = -1, window = 0;
 };
 
+/// Layers whose matrices stay in pinned host memory, and two buffers on the device that they pass through in order, again and again. While one layer is computed the next one lies in
+/// the other buffer or is on its way there, in a stream of copies alone; as a layer is done, the one after the next takes its place. So the first two are there, or coming, when a call begins.
+class layer_stream {
+ public:
+  layer_stream() = default;
+  layer_stream(const layer_stream&) = delete;
+  layer_stream& operator=(const layer_stream&) = delete;
+  ~layer_stream() {
+    if (copies_ == nullptr) return;
+    (void)cudaStreamSynchronize(copies_);
+    for (const slot& s : slots_) (void)cudaEventDestroy(s.copied), (void)cudaEventDestroy(s.read);
+    (void)cudaStreamDestroy(copies_);
+  }
+
+  /// Pinned memory for one more layer.
+  std::byte* add(index_t bytes) {
+    void* p = nullptr;
+    const cudaError_t status = cudaMallocHost(&p, static_cast<std::size_t>(bytes));
+    if (status == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      throw cuda_error(cat("[cuda] out of host memory: a layer's weights that stay there need ", bytes, " bytes, pinned, after ", host_bytes_, " of other layers. ",
+                           "Keep more layers on the device (gpu_layers), or take a smaller quantisation of the model."));
+    }
+    check(status, "cudaMallocHost");
+    layers_.push_back({std::shared_ptr<std::byte>(static_cast<std::byte*>(p), [](std::byte* q) { (void)cudaFreeHost(q); }), bytes});
+    host_bytes_ += bytes;
+    return static_cast<std::byte*>(p);
+  }
+
+  /// Once all layers are filled: makes the buffers, and sends the first two on their way.
+  void start(const std::shared_ptr<device_context>& context, const char* advice) {
+    if (layers_.empty()) return;
+    index_t largest = 0;
+    for (const layer& l : layers_) largest = std::max(largest, l.bytes);
+    check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
+    for (slot& s : slots_) {
+      s.memory.need(context, largest, "the model's weights", advice);
+      check(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming), "cudaEventCreate");
+      check(cudaEventCreateWithFlags(&s.read, cudaEventDisableTiming), "cudaEventCreate");
+    }
+    context->wait();
+    copy(0, 0);
+    if (count() > 1) copy(1, 1);
+  }
+
+  /// The buffer that layer `n` is in, for all that `compute` gets from here on.
+  std::size_t acquire(index_t n, cudaStream_t compute) {
+    int at = find(n);
+    if (at < 0) {  // a call ended in an error
+      at = slots_[0].layer == (n + 1) % count() ? 1 : 0;
+      check(cudaEventRecord(slots_[at].read, compute), "cudaEventRecord");
+      copy(at, n);
+    }
+    check(cudaStreamWaitEvent(compute, slots_[at].copied), "cudaStreamWaitEvent");
+    return static_cast<std::size_t>(at);
+  }
+
+  /// After all work on layer `n`: its buffer takes the one after the next.
+  void release(index_t n, cudaStream_t compute) {
+    const int at = find(n);
+    check(cudaEventRecord(slots_[at].read, compute), "cudaEventRecord");
+    if (const index_t next = (n + 2) % count(); find(next) < 0) copy(at, next);
+  }
+
+  [[nodiscard]] index_t count() const { return static_cast<index_t>(layers_.size()); }
+  [[nodiscard]] const std::byte* host(index_t n) const { return layers_[static_cast<std::size_t>(n)].data.get(); }
+  [[nodiscard]] const std::byte* buffer(std::size_t at) const { return slots_[at].memory.as<std::byte>(); }
+  [[nodiscard]] index_t host_bytes() const { return host_bytes_; }
+  [[nodiscard]] index_t device_bytes() const { return slots_[0].memory.bytes() + slots_[1].memory.bytes(); }
+
+ private:
+  struct layer {
+    std::shared_ptr<std::byte> data;
+    index_t bytes;
+  };
+  struct slot {
+    device_buffer memory;
+    index_t layer = -1;
+    cudaEvent_t copied = nullptr, read = nullptr;  ///< its layer is there; nothing reads it any more
+  };
+
+  [[nodiscard]] int find(index_t n) const { return slots_[0].layer == n ? 0 : (slots_[1].layer == n ? 1 : -1); }
+
+  void copy(int at, index_t n) {
+    slot& s = slots_[at];
+    const layer& l = layers_[static_cast<std::size_t>(n)];
+    s.layer = -1;
+    check(cudaStreamWaitEvent(copies_, s.read), "cudaStreamWaitEvent");
+    check(cudaMemcpyAsync(s.memory.as<std::byte>(), l.data.get(), static_cast<std::size_t>(l.bytes), cudaMemcpyHostToDevice, copies_), "copy of a layer's weights");
+    check(cudaEventRecord(s.copied, copies_), "cudaEventRecord");
+    s.layer = n;
+  }
+
+  std::vector<layer> layers_;
+  std::array<slot, 2> slots_;
+  cudaStream_t copies_ = nullptr;
+  index_t host_bytes_ = 0;
+};
+
 /// Fills bfloat16 weights with numbers of a small normal-like spread, from a counter.
 __global__ void fill_synthetic(bf16* out, std::int64_t count, float spread, std::uint64_t seed) {
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
@@ -207,8 +315,10 @@ struct engine::state {
     for (const device_facts& d : find_devices().devices)
       if (d.number == wanted.device) facts = d;
     check_options();
-    upload();
     count_of_layers = static_cast<index_t>(net.layers.size());
+    resident = std::min(options.layers.value_or(count_of_layers), count_of_layers);
+    load_advice = advice_at_load();
+    upload();
     net.layers.clear();  // the host's pointers are not needed any more
   }
 
@@ -217,6 +327,7 @@ struct engine::state {
   void check_options() const {
     if (net.width % 8 != 0 || net.feed_forward % 8 != 0) throw argument_error(cat("[cuda] widths ", net.width, " and ", net.feed_forward, "; supported: multiples of 8"));
     if (net.head_dim % 16 != 0 || net.head_dim > 256) throw argument_error(cat("[cuda] heads of size ", net.head_dim, "; supported: multiples of 16 up to 256"));
+    if (options.layers && *options.layers < 0) throw argument_error(cat("[cuda] ", *options.layers, " layers on the device; allowed: 0 and more, more than the model has: all"));
     (void)checked(layout());
   }
 
@@ -224,8 +335,38 @@ struct engine::state {
 
   [[nodiscard]] index_t stored_bytes(const weight_view& w) const { return (net.synthetic ? 2 * w.columns : row_bytes(w.type, w.columns)) * w.rows; }
 
+  /// Bytes of matrices one after the other, with what kernels may read beyond them; the next ones begin aligned.
+  [[nodiscard]] index_t room_for(std::initializer_list<weight_view> views) const {
+    index_t bytes = 64;
+    for (const weight_view& w : views) bytes += stored_bytes(w);
+    return (bytes + 255) / 256 * 256;
+  }
+  [[nodiscard]] index_t layer_bytes(const layer_facts& f) const { return room_for({f.query, f.key, f.value}) + room_for({f.output}) + room_for({f.gate, f.up}) + room_for({f.down}); }
+  [[nodiscard]] bool has_head() const { return net.head.data != net.embedding.data || net.synthetic; }
+
+  /// What to do where memory runs out at load. Names a number of layers if that many would leave room for a prompt of one chunk with its keys and values.
+  [[nodiscard]] std::string advice_at_load() const {
+    const index_t heads = (net.heads + 2 * net.kv_heads) * net.head_dim;
+    index_t rest = room_for({net.embedding}) + (has_head() ? room_for({net.head}) : 0) + chunk_tokens * ((3 * net.width + 2 * heads + 3 * net.feed_forward) * 4 + layout().token_bytes());
+    index_t unpacked = 0, streamed = 0, here = 0;  // scratch; the largest of the layers that would be streamed
+    for (const layer_facts& f : net.layers) {
+      rest += (4 * net.width + 2 * heads) * 4;
+      here += layer_bytes(f);
+      unpacked = std::max({unpacked, 2 * net.feed_forward * net.width * 4, heads * net.width * 4});
+    }
+    const index_t available = context->available() - rest - unpacked;
+    index_t layers = count_of_layers;
+    while (layers > 0 && here + 2 * streamed > available) {
+      --layers;
+      const index_t bytes = layer_bytes(net.layers[static_cast<std::size_t>(layers)]);
+      here -= bytes, streamed = std::max(streamed, bytes);
+    }
+    const bool fits = here + 2 * streamed <= available && layers < resident;
+    return cat("Take a smaller quantisation of the model, ", fits ? cat("keep ", layers, " of its ", count_of_layers, " layers on the device (gpu_layers, --gpu-layers), ") : "", "or compute on the CPU.");
+  }
+
   std::byte* place(index_t bytes) {
-    std::byte* p = context->allocate(bytes, "the model's weights", "Take a smaller quantisation of the model, or compute on the CPU.");
+    std::byte* p = context->allocate(bytes, "the model's weights", load_advice.c_str());
     weights.push_back(std::shared_ptr<std::byte>(p, [c = context, bytes](std::byte* q) { c->free(q, bytes); }));
     weight_bytes += bytes;
     return p;
@@ -240,30 +381,33 @@ struct engine::state {
     return reinterpret_cast<const float*>(p);
   }
 
-  device_matrix upload_part(const weight_view& w, std::byte* to) {
+  /// `here`: `to` is device memory, else pinned host memory.
+  device_matrix upload_part(const weight_view& w, std::byte* to, bool here) {
+    const auto bytes = static_cast<std::size_t>(stored_bytes(w));
     if (net.synthetic) {
-      fill_synthetic<<<blocks_for(w.rows * w.columns), 256, 0, context->stream()>>>(reinterpret_cast<bf16*>(to), w.rows * w.columns, 0.02F, seed += 0x100000000ULL);
+      if (!here) scratch.need(context, stored_bytes(w), "the model's weights", load_advice.c_str());
+      bf16* made = here ? reinterpret_cast<bf16*>(to) : scratch.as<bf16>();
+      fill_synthetic<<<blocks_for(w.rows * w.columns), 256, 0, context->stream()>>>(made, w.rows * w.columns, 0.02F, seed += 0x100000000ULL);
       check_launch("fill_synthetic");
+      if (!here) check(cudaMemcpyAsync(to, made, bytes, cudaMemcpyDeviceToHost, context->stream()), "download of weights");
       return {dtype::bf16, reinterpret_cast<const std::uint8_t*>(to), w.rows, w.columns};
     }
-    check(cudaMemcpyAsync(to, w.data, static_cast<std::size_t>(stored_bytes(w)), cudaMemcpyHostToDevice, context->stream()), "upload of weights");
+    if (here) check(cudaMemcpyAsync(to, w.data, bytes, cudaMemcpyHostToDevice, context->stream()), "upload of weights");
+    else std::memcpy(to, w.data, bytes);
     return {w.type, reinterpret_cast<const std::uint8_t*>(to), w.rows, w.columns};
   }
 
-  /// One allocation for all of them; those of one type become one matrix.
-  stacked_matrices upload_matrices(std::initializer_list<weight_view> views) {
+  /// One after the other, from `to` on; those of one type become one matrix.
+  stacked_matrices upload_matrices(std::initializer_list<weight_view> views, std::byte* to, bool here = true) {
     stacked_matrices result;
-    index_t bytes = 0;
     bool alike = true;
     for (const weight_view& w : views) {
-      bytes += stored_bytes(w);
       alike = alike && w.type == views.begin()->type;
       result.rows += w.rows;
       result.columns = w.columns;
     }
-    std::byte* to = place(bytes + 64);
     for (const weight_view& w : views) {
-      result.parts.push_back(upload_part(w, to));
+      result.parts.push_back(upload_part(w, to, here));
       to += stored_bytes(w);
     }
     if (alike) {
@@ -277,10 +421,16 @@ struct engine::state {
     const index_t query = net.heads * net.head_dim, key = net.kv_heads * net.head_dim;
     for (const layer_facts& f : net.layers) {
       device_layer l;
-      l.query_key_value = upload_matrices({f.query, f.key, f.value});
-      l.output = upload_matrices({f.output});
-      l.gate_up = upload_matrices({f.gate, f.up});
-      l.down = upload_matrices({f.down});
+      const bool here = static_cast<index_t>(layers.size()) < resident;
+      std::byte* to = here ? nullptr : streamed.add(layer_bytes(f));
+      const auto matrices = [&](std::initializer_list<weight_view> views) {
+        if (here) return upload_matrices(views, place(room_for(views)));
+        return upload_matrices(views, std::exchange(to, to + room_for(views)), false);
+      };
+      l.query_key_value = matrices({f.query, f.key, f.value});
+      l.output = matrices({f.output});
+      l.gate_up = matrices({f.gate, f.up});
+      l.down = matrices({f.down});
       const auto vector = [&](const float* from, index_t count) { return from == nullptr ? nullptr : upload_vector(from, count); };
       l.query_bias = vector(f.query_bias, query), l.key_bias = vector(f.key_bias, key), l.value_bias = vector(f.value_bias, key);
       l.query_norm = vector(f.query_norm, net.norm_whole ? query : net.head_dim), l.key_norm = vector(f.key_norm, net.norm_whole ? key : net.head_dim);
@@ -290,14 +440,36 @@ struct engine::state {
       layers.push_back(std::move(l));
     }
     norm = upload_vector(net.norm, net.width);
-    embedding = upload_matrices({net.embedding});
-    head = net.head.data == net.embedding.data && !net.synthetic ? embedding : upload_matrices({net.head});
+    embedding = upload_matrices({net.embedding}, place(room_for({net.embedding})));
+    head = has_head() ? upload_matrices({net.head}, place(room_for({net.head}))) : embedding;
     for (const rope_facts& r : net.ropes) {
       std::byte* p = place(static_cast<index_t>(r.frequency.size()) * 8);
       check(cudaMemcpyAsync(p, r.frequency.data(), r.frequency.size() * 8, cudaMemcpyHostToDevice, context->stream()), "upload of frequencies");
       frequencies.push_back(reinterpret_cast<const double*>(p));
     }
     context->wait();
+    streamed.start(context, load_advice.c_str());
+    weight_bytes += streamed.device_bytes();
+    for (index_t n = resident; n < count_of_layers; ++n)
+      for (std::size_t at : {0, 1}) in_buffer[at].push_back(moved(layers[static_cast<std::size_t>(n)], streamed.host(n - resident), streamed.buffer(at)));
+  }
+
+  /// The layer with its matrices as far from `to` as they are from `from`.
+  static device_layer moved(device_layer l, const std::byte* from, const std::byte* to) {
+    for (stacked_matrices* stacked : {&l.query_key_value, &l.output, &l.gate_up, &l.down})
+      for (device_matrix& part : stacked->parts) part.data = reinterpret_cast<const std::uint8_t*>(to) + (part.data - reinterpret_cast<const std::uint8_t*>(from));
+    return l;
+  }
+
+  /// Layer n with its weights on the device, until done_with.
+  const device_layer& acquire(index_t n) {
+    if (n < resident) return layers[static_cast<std::size_t>(n)];
+    const std::size_t at = streamed.acquire(n - resident, context->stream());
+    after_copy = true;
+    return in_buffer[at][static_cast<std::size_t>(n - resident)];
+  }
+  void done_with(index_t n) {
+    if (n >= resident) streamed.release(n - resident, context->stream());
   }
 
   /// Launches a kernel so that it is prepared while the ones before it run (see wait_for_inputs).
@@ -313,7 +485,7 @@ struct engine::state {
     config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = static_cast<std::size_t>(memory), config.stream = context->stream();
     std::array<cudaLaunchAttribute, 2> attributes = {};
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[0].val.programmaticStreamSerializationAllowed = std::exchange(after_copy, false) ? 0 : 1;
     attributes[1].id = cudaLaunchAttributeClusterDimension;
     attributes[1].val.clusterDim = {1, cluster, 1};
     config.attrs = attributes.data();
@@ -770,7 +942,7 @@ struct engine::state {
     const auto count = static_cast<index_t>(layers.size());
     bool scaled = false;  // `narrow` holds the layer's inputs up to a factor
     for (index_t n = 0; n < count; ++n) {
-      const device_layer& l = layers[static_cast<std::size_t>(n)];
+      const device_layer& l = acquire(n);
       if (scaled) {
         multiply_by_some<product_end::store>(l.query_key_value, narrow.as<bf16>(), tokens, projected.as<float>(), nullptr, true);
       } else {
@@ -779,12 +951,14 @@ struct engine::state {
       }
       place(t, l, n, tokens, run, tail_first);
       const index_t kept = n + 1 == count ? rows : tokens;  // the last layer's keys are written; only the wanted rows go on
-      if (kept == 0) break;
-      const index_t skipped = tokens - kept;
-      attend_arguments a = attention_arguments(t, n, l, kept, position + skipped);
-      a.queries += skipped * a.row_stride;
-      attend<T>(a, t);
-      scaled = finish_layer<T>(l, n + 1 < count ? &l + 1 : nullptr, x.as<float>() + skipped * net.width, kept);
+      if (kept > 0) {
+        const index_t skipped = tokens - kept;
+        attend_arguments a = attention_arguments(t, n, l, kept, position + skipped);
+        a.queries += skipped * a.row_stride;
+        attend<T>(a, t);
+        scaled = finish_layer<T>(l, n + 1 < count ? &layers[static_cast<std::size_t>(n) + 1] : nullptr, x.as<float>() + skipped * net.width, kept);
+      }
+      done_with(n);
     }
     if (rows > 0) {
       hidden.need(context, rows * net.width * 4, "hidden states", less_context);
@@ -894,10 +1068,14 @@ struct engine::state {
   device_facts facts;
   std::shared_ptr<device_context> context;
   std::vector<std::shared_ptr<std::byte>> weights;
-  index_t weight_bytes = 0, count_of_layers = 0;
+  index_t weight_bytes = 0, count_of_layers = 0, resident = 0;  ///< resident: layers whose weights stay on the device, the first ones
+  std::string load_advice;
   std::shared_ptr<std::atomic<index_t>> kv_bytes = std::make_shared<std::atomic<index_t>>(0);
   std::uint64_t seed = 1;
-  std::vector<device_layer> layers;
+  std::vector<device_layer> layers;                     ///< matrices of those that are streamed: in host memory
+  layer_stream streamed;
+  std::array<std::vector<device_layer>, 2> in_buffer;  ///< the streamed ones, as they lie in either buffer
+  bool after_copy = false;                              ///< the next kernel waits for a copy too, so it can't begin before those before it end
   stacked_matrices embedding, head;
   const float* norm = nullptr;
   std::vector<const double*> frequencies;
@@ -945,7 +1123,7 @@ const device_facts& engine::device() const { return state_->facts; }
 
 memory_use engine::memory() const {
   const state& s = *state_;
-  memory_use use{s.weight_bytes, 0, *s.kv_bytes, 0, 0};
+  memory_use use{s.weight_bytes, 0, *s.kv_bytes, 0, 0, s.streamed.host_bytes(), s.resident};
   for (const device_buffer* b : {&s.x, &s.added, &s.narrow, &s.projected, &s.attended, &s.both, &s.gated, &s.hidden, &s.logits, &s.scratch, &s.request, &s.angles, &s.partial, &s.ranks, &s.squares})
     use.workspace += b->bytes();
   std::size_t free = 0, total = 0;
