@@ -70,7 +70,7 @@ class device_context {
     use();
     void* p = nullptr;
     const bool over = limit_ > 0 && used_ + bytes > limit_;
-    const cudaError_t status = over ? cudaErrorMemoryAllocation : cudaMallocAsync(&p, static_cast<std::size_t>(std::max<index_t>(bytes, 256)), stream_);
+    const cudaError_t status = over ? cudaErrorMemoryAllocation : cudaMallocAsync(&p, static_cast<std::size_t>(std::max<index_t>((bytes + 15) / 16 * 16, 256)), stream_);
     if (status == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();
       std::size_t free = 0, total = 0;
