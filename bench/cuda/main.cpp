@@ -27,7 +27,7 @@ struct bench_flags {
   std::vector<int> lengths = {50, 512, 1024, 2048, 4096, 8192, 16384, 32768};
   int query = 50, passage = 150, repetitions = 20, layers = 32, gpu_layers = -1;  // gpu_layers -1: all
   std::string kv = "bf16", output = "md";
-  bool skip_full = false;
+  bool skip_full = false, graphs = true;
 };
 
 constexpr index_t width = 4096, heads = 32, kv_heads = 8, head_dim = 128, feed_forward = 14336, vocabulary = 128256;
@@ -55,7 +55,7 @@ cuda::network_facts llama3_8b(index_t layers) {
 class bench {
  public:
   explicit bench(const bench_flags& flags)
-      : flags_(flags), layout_{flags.layers, kv_heads, head_dim, parse_kv_types(flags.kv)}, engine_(llama3_8b(flags.layers), {0, arithmetic::fast, layout_.types, 0, flags.gpu_layers < 0 ? std::nullopt : std::optional<index_t>(flags.gpu_layers)}) {
+      : flags_(flags), layout_{flags.layers, kv_heads, head_dim, parse_kv_types(flags.kv)}, engine_(llama3_8b(flags.layers), {0, arithmetic::fast, layout_.types, 0, flags.gpu_layers < 0 ? std::nullopt : std::optional<index_t>(flags.gpu_layers), flags.graphs}) {
     for (index_t i = 0; i < *std::max_element(flags.lengths.begin(), flags.lengths.end()) + 64; ++i) ids_.push_back(static_cast<token_id>((i * 7919 + 11) % vocabulary));
   }
 
@@ -227,6 +227,7 @@ int main(int count, char** arguments) {
   app.add_option("--gpu-layers", flags.gpu_layers, "So many layers keep their weights on the GPU, the others' come from host memory for each use (default: all)")->check(CLI::Range(0, 128));
   app.add_option("-r,--repetitions", flags.repetitions, "Timed runs")->check(CLI::Range(1, 10000))->capture_default_str();
   app.add_option("-o,--output", flags.output, "Form of the results")->check(CLI::IsMember({"md", "json"}))->capture_default_str();
+  app.add_flag("!--no-graphs", flags.graphs, "Launch the kernels of a decoding step one by one");
   app.add_flag("--skip-full", flags.skip_full, "Leave out full attention");
   CLI11_PARSE(app, count, arguments);
   try {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <tuple>
 #include <utility>
 
 #include "blockattn/cuda/device/attention_groups.cuh"
@@ -88,6 +89,10 @@ class device_context {
     used_ -= bytes;
   }
 
+  /// How often a buffer has been moved.
+  [[nodiscard]] index_t moves() const { return moves_; }
+  void count_move() { ++moves_; }
+
   /// Bytes that an allocation may have.
   [[nodiscard]] index_t available() const {
     use();
@@ -123,6 +128,7 @@ class device_context {
   int device_;
   index_t limit_;
   mutable std::atomic<index_t> used_{0};
+  index_t moves_ = 0;
   std::mutex copying_;
   cudaStream_t copies_ = nullptr;
   cudaEvent_t before_copy_ = nullptr;
@@ -141,6 +147,7 @@ class device_buffer {
   void need(const std::shared_ptr<device_context>& context, index_t bytes, const char* what, const char* advice) {
     if (bytes <= bytes_) return;
     release();
+    context->count_move();
     data_ = context->allocate(bytes, what, advice);
     context_ = context;
     bytes_ = bytes;
@@ -279,6 +286,101 @@ class layer_stream {
   std::array<slot, 2> slots_;
   cudaStream_t copies_ = nullptr;
   index_t host_bytes_ = 0;
+};
+
+/// A kernel with its arguments, to be launched once or more often.
+class kernel_call {
+ public:
+  virtual ~kernel_call() = default;
+  /// Whether both launch the same kernel in the same way with the same arguments.
+  [[nodiscard]] virtual bool equals(const kernel_call& other) const = 0;
+  virtual void launch(cudaStream_t stream) const = 0;
+};
+
+/// In clusters of (1, `cluster`, 1) thread blocks. `beside`: prepared while the kernel before it runs (see wait_for_inputs), on devices of 9.0 on.
+template <class... P>
+class call_of final : public kernel_call {
+ public:
+  struct shape {
+    dim3 grid;
+    unsigned cluster, threads;
+    index_t memory;
+    bool hopper, beside;
+    bool operator==(const shape& o) const {
+      return grid.x == o.grid.x && grid.y == o.grid.y && grid.z == o.grid.z && cluster == o.cluster && threads == o.threads && memory == o.memory && hopper == o.hopper && beside == o.beside;
+    }
+  };
+  call_of(const char* name, void (*kernel)(P...), const shape& how, P... arguments) : name_(name), kernel_(kernel), how_(how), arguments_(arguments...) {}
+
+  [[nodiscard]] bool equals(const kernel_call& other) const override {
+    const auto* o = dynamic_cast<const call_of*>(&other);
+    return o != nullptr && kernel_ == o->kernel_ && how_ == o->how_ && arguments_ == o->arguments_;
+  }
+  void launch(cudaStream_t stream) const override {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = how_.grid, config.blockDim = dim3(how_.threads), config.dynamicSmemBytes = static_cast<std::size_t>(how_.memory), config.stream = stream;
+    std::array<cudaLaunchAttribute, 2> attributes = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = how_.beside ? 1 : 0;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {1, how_.cluster, 1};
+    config.attrs = attributes.data();
+    config.numAttrs = !how_.hopper ? 0 : (how_.cluster > 1 ? 2 : 1);
+    check(std::apply([&](const P&... arguments) { return cudaLaunchKernelEx(&config, kernel_, P(arguments)...); }, arguments_), name_);
+  }
+
+ private:
+  const char* name_;
+  void (*kernel_)(P...);
+  shape how_;
+  std::tuple<P...> arguments_;
+};
+
+using call_list = std::vector<std::unique_ptr<const kernel_call>>;
+
+[[nodiscard]] inline bool equal_calls(const call_list& a, const call_list& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) { return x->equals(*y); });
+}
+
+/// Kernel calls as one launch. They are captured in a stream of its own: into the engine's stream, other threads may put allocations at any time.
+class call_graph {
+ public:
+  call_graph() = default;
+  call_graph(const call_graph&) = delete;
+  call_graph& operator=(const call_graph&) = delete;
+  ~call_graph() {
+    clear();
+    if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+  }
+
+  [[nodiscard]] bool there() const { return graph_ != nullptr; }
+  void clear() {
+    if (graph_ != nullptr) (void)cudaGraphExecDestroy(graph_);
+    graph_ = nullptr;
+  }
+  /// False where the driver or the device can't do it.
+  [[nodiscard]] bool make(const call_list& calls) {
+    clear();
+    cudaGraph_t captured = nullptr;
+    bool good = (stream_ != nullptr || cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) == cudaSuccess) && cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    if (good) {
+      try {
+        for (const auto& c : calls) c->launch(stream_);
+      } catch (const cuda_error&) {
+        good = false;
+      }
+      good = cudaStreamEndCapture(stream_, &captured) == cudaSuccess && good && cudaGraphInstantiate(&graph_, captured, 0) == cudaSuccess;
+      if (captured != nullptr) (void)cudaGraphDestroy(captured);
+    }
+    if (!good) graph_ = nullptr;
+    (void)cudaGetLastError();
+    return good;
+  }
+  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch"); }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaGraphExec_t graph_ = nullptr;
 };
 
 /// Fills bfloat16 weights with numbers of a small normal-like spread, from a counter.
@@ -481,16 +583,9 @@ struct engine::state {
   /// The same in clusters of (1, `cluster`, 1) thread blocks; more than one from 9.0 on.
   template <class... P, class... A>
   void launch_clusters(const char* name, void (*kernel)(P...), dim3 grid, unsigned cluster, unsigned threads, index_t memory, const A&... arguments) {
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = static_cast<std::size_t>(memory), config.stream = context->stream();
-    std::array<cudaLaunchAttribute, 2> attributes = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = std::exchange(after_copy, false) ? 0 : 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim = {1, cluster, 1};
-    config.attrs = attributes.data();
-    config.numAttrs = facts.capability < 90 ? 0 : (cluster > 1 ? 2 : 1);
-    check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), name);
+    const call_of<P...> call(name, kernel, {grid, cluster, threads, memory, facts.capability >= 90, !std::exchange(after_copy, false)}, static_cast<P>(arguments)...);
+    if (collecting) calls.push_back(std::make_unique<const call_of<P...>>(call));
+    else call.launch(context->stream());
   }
 
   // ---- products
@@ -566,6 +661,7 @@ struct engine::state {
     if constexpr (std::is_same_v<In, bf16> && std::is_same_v<Out, float>) {
       if (takes_some(w, tokens)) return add ? multiply_by_some<product_end::add>(w, x, tokens, y) : multiply_by_some<product_end::store>(w, x, tokens, y);
     }
+    if (collecting) throw cuda_error("[cuda] a product by cuBLAS in a step of one token");  // its launches can't be collected; such steps take the streamed product above
     const In* weights_of = unpacked<In>(w);
     const float one = 1, other = add ? 1.0F : 0.0F;
     constexpr cudaDataType_t in = std::is_same_v<In, float> ? CUDA_R_32F : CUDA_R_16BF, out = std::is_same_v<Out, float> ? CUDA_R_32F : CUDA_R_16BF;
@@ -578,6 +674,7 @@ struct engine::state {
   // ---- the tables of a request
 
   struct tables {
+    const request_place* place = nullptr;
     const token_id* ids = nullptr;
     const device_segment* segments = nullptr;
     index_t segment_count = 0, tokens = 0, keys = 0;
@@ -660,16 +757,17 @@ struct engine::state {
     split_tiles(segments, splits, net.head_dim == 64 ? group_keys<64> : group_keys<128>, items, begins);
   }
 
+  /// Tables begin at multiples of 512, so that one that grows a little leaves the others where they are.
   template <class T>
   T* stage(const std::vector<T>& from, index_t& at) {
-    const index_t begin = (at + 15) / 16 * 16;
+    const index_t begin = (at + 511) / 512 * 512;
     at = begin + static_cast<index_t>(from.size() * sizeof(T));
     if (at > static_cast<index_t>(staged.size())) staged.resize(static_cast<std::size_t>(2 * at));
     if (!from.empty()) std::memcpy(staged.data() + begin, from.data(), from.size() * sizeof(T));
     return reinterpret_cast<T*>(begin);  // an offset still: the buffer may move
   }
 
-  tables make_tables(std::span<const token_id> ids, index_t position, std::span<const segment> segments, std::span<const double> places, index_t last_rows) {
+  tables make_tables(std::span<const token_id> ids, index_t position, index_t tail_first, std::span<const segment> segments, std::span<const double> places, index_t last_rows) {
     std::vector<device_segment> seen;
     std::vector<double> rotations;
     index_t keys = 0;
@@ -690,6 +788,7 @@ struct engine::state {
     split(segments, static_cast<index_t>(ids.size()) * group, keys, t.all.splits, items, begins);
     split(segments, last_rows * group, keys, t.last.splits, last_items, last_begins);
     index_t at = 0;
+    const auto place_of = reinterpret_cast<index_t>(stage(std::vector<request_place>{{tail_first, static_cast<std::int32_t>(position), 0}}, at));
     const auto id_at = reinterpret_cast<index_t>(stage(std::vector<token_id>(ids.begin(), ids.end()), at));
     const auto segment_at = reinterpret_cast<index_t>(stage(seen, at)), rotation_at = reinterpret_cast<index_t>(stage(rotations, at));
     const auto place_at = reinterpret_cast<index_t>(stage(std::vector<double>(places.begin(), places.end()), at));
@@ -698,16 +797,17 @@ struct engine::state {
     request.need(context, at, "a request's tables", less_context);
     check(cudaMemcpyAsync(request.as<std::byte>(), staged.data(), static_cast<std::size_t>(at), cudaMemcpyHostToDevice, context->stream()), "upload of a request");
     const auto* base = request.as<std::byte>();
+    t.place = reinterpret_cast<const request_place*>(base + place_of);
     t.ids = reinterpret_cast<const token_id*>(base + id_at);
     t.segments = reinterpret_cast<const device_segment*>(base + segment_at);
     t.all.items = reinterpret_cast<const work_item*>(base + item_at), t.last.items = reinterpret_cast<const work_item*>(base + last_item_at);
     t.all.begins = reinterpret_cast<const std::int32_t*>(base + begin_at), t.last.begins = reinterpret_cast<const std::int32_t*>(base + last_begin_at);
-    make_angle_tables(position, static_cast<index_t>(ids.size()), places.empty() ? nullptr : reinterpret_cast<const double*>(base + place_at), reinterpret_cast<const double*>(base + rotation_at),
+    make_angle_tables(static_cast<index_t>(ids.size()), places.empty() ? nullptr : reinterpret_cast<const double*>(base + place_at), reinterpret_cast<const double*>(base + rotation_at),
                       static_cast<index_t>(rotations.size()), t);
     return t;
   }
 
-  void make_angle_tables(index_t position, index_t tokens, const double* places, const double* rotations, index_t rotation_count, tables& t) {
+  void make_angle_tables(index_t tokens, const double* places, const double* rotations, index_t rotation_count, tables& t) {
     index_t floats = 0;
     for (const rope_facts& r : net.ropes) floats += (tokens + rotation_count) * r.channels;
     angles.need(context, floats * 4, "angles", less_context);
@@ -717,7 +817,7 @@ struct engine::state {
       const auto make = [&](index_t count, const double* at, double magnitude, std::vector<const float*>& cosine, std::vector<const float*>& sine) {
         cosine.push_back(to), sine.push_back(to + count * pairs);
         if (count > 0)
-          launch("make_angles", make_angles, dim3(static_cast<unsigned>((count * pairs + 127) / 128)), 128, 0, frequencies[i], static_cast<int>(pairs), static_cast<double>(position), at, static_cast<int>(count), magnitude, to, to + count * pairs);
+          launch("make_angles", make_angles, dim3(static_cast<unsigned>((count * pairs + 127) / 128)), 128, 0, frequencies[i], static_cast<int>(pairs), t.place, at, static_cast<int>(count), magnitude, to, to + count * pairs);
         to += 2 * count * pairs;
       };
       make(tokens, places, net.ropes[i].magnitude, t.cosine, t.sine);
@@ -727,13 +827,13 @@ struct engine::state {
 
   // ---- attention
 
-  attend_arguments attention_arguments(const tables& t, index_t number, const device_layer& l, index_t tokens, index_t position) {
+  attend_arguments attention_arguments(const tables& t, index_t number, const device_layer& l, index_t tokens, index_t skipped) {
     attend_arguments a;
     a.row_stride = (net.heads + 2 * net.kv_heads) * net.head_dim;
     a.queries = projected.as<float>();
     a.out = attended.as<std::byte>();
     a.tokens = static_cast<int>(tokens), a.heads = static_cast<int>(net.heads), a.kv_heads = static_cast<int>(net.kv_heads), a.head_dim = static_cast<int>(net.head_dim);
-    a.position = static_cast<int>(position);
+    a.place = t.place, a.skipped = static_cast<int>(skipped);
     a.scale = net.attention_scale, a.cap = net.attention_soft_cap, a.window = static_cast<int>(l.window);
     if (l.rope >= 0) {
       const auto rope = static_cast<std::size_t>(l.rope);
@@ -857,7 +957,7 @@ struct engine::state {
     launch("add_normed", add_normed, dim3(static_cast<unsigned>(tokens)), 256, 0, to, added.as<float>(), post_norm, static_cast<int>(net.width), net.norm_epsilon);
   }
 
-  void place(const tables& t, const device_layer& l, index_t number, index_t tokens, const forward_run& run, index_t tail_first) {
+  void place(const tables& t, const device_layer& l, index_t number, index_t tokens, const forward_run& run) {
     head_arguments h;
     h.projected = projected.as<float>();
     h.heads = static_cast<int>(net.heads), h.kv_heads = static_cast<int>(net.kv_heads), h.head_dim = static_cast<int>(net.head_dim);
@@ -870,7 +970,7 @@ struct engine::state {
     }
     h.key_row_bytes = row_bytes(options.kv.keys, net.head_dim), h.value_row_bytes = row_bytes(options.kv.values, net.head_dim);
     h.key_type = options.kv.keys, h.value_type = options.kv.values;
-    h.stride = run.tail_stride, h.first = tail_first;
+    h.stride = run.tail_stride, h.place = t.place;
     const index_t rows = net.kv_heads * run.tail_stride;
     h.keys = reinterpret_cast<std::uint8_t*>(run.tail) + number * rows * (h.key_row_bytes + h.value_row_bytes);
     h.values = h.keys + rows * h.key_row_bytes;
@@ -934,7 +1034,7 @@ struct engine::state {
   void forward_chunk(std::span<const token_id> ids, index_t position, std::span<const segment> segments, const forward_run& run, index_t tail_first, index_t rows) {
     const auto tokens = static_cast<index_t>(ids.size());
     need_workspace<T>(tokens);
-    const tables t = make_tables(ids, position, segments, run.rotations.empty() ? run.rotations : run.rotations.subspan(static_cast<std::size_t>(position - run.position), ids.size()), std::max<index_t>(rows, 1));
+    const tables t = make_tables(ids, position, tail_first, segments, run.rotations.empty() ? run.rotations : run.rotations.subspan(static_cast<std::size_t>(position - run.position), ids.size()), std::max<index_t>(rows, 1));
     const device_matrix& e = embedding.parts[0];
     with_dtype(e.type, [&]<dtype Type>() {
       launch("embed_tokens", embed_tokens<Type>, dim3(static_cast<unsigned>(tokens)), 256, 0, e.data, row_bytes(e.type, e.columns), static_cast<int>(net.width), t.ids, net.embedding_scale, x.as<float>());
@@ -949,11 +1049,11 @@ struct engine::state {
         normed<T>(x.as<float>(), l.attention_norm, tokens, narrow.as<T>());
         multiply<T, float>(l.query_key_value, narrow.as<T>(), tokens, projected.as<float>(), false);
       }
-      place(t, l, n, tokens, run, tail_first);
+      place(t, l, n, tokens, run);
       const index_t kept = n + 1 == count ? rows : tokens;  // the last layer's keys are written; only the wanted rows go on
       if (kept > 0) {
         const index_t skipped = tokens - kept;
-        attend_arguments a = attention_arguments(t, n, l, kept, position + skipped);
+        attend_arguments a = attention_arguments(t, n, l, kept, skipped);
         a.queries += skipped * a.row_stride;
         attend<T>(a, t);
         scaled = finish_layer<T>(l, n + 1 < count ? &layers[static_cast<std::size_t>(n) + 1] : nullptr, x.as<float>() + skipped * net.width, kept);
@@ -966,6 +1066,36 @@ struct engine::state {
     }
   }
 
+  /// forward_chunk of one token: its launches are collected, and if they are those of the token before, to the last argument, they are made one. What differs between tokens lies in memory.
+  template <class T, class... A>
+  void forward_token(const A&... arguments) {
+    const call_list before = std::exchange(calls, {});
+    index_t moves = 0;
+    do {
+      moves = context->moves();
+      calls.clear();
+      collecting = true;
+      try {
+        forward_chunk<T>(arguments...);
+      } catch (...) {
+        collecting = false;
+        calls.clear();
+        graph.clear();
+        throw;
+      }
+      collecting = false;
+    } while (moves != context->moves());  // what was collected may point to where a buffer was
+    const bool again = equal_calls(before, calls);
+    if (!again) graph.clear();
+    if (again && !graph.there() && !graph.make(calls)) options.graphs = false;
+    if (again && graph.there()) {
+      graph.launch(context->stream());
+      ++repeated_steps;
+    } else {
+      for (const auto& c : calls) c->launch(context->stream());
+    }
+  }
+
   void forward(const forward_run& run, float* out) {
     const auto total = static_cast<index_t>(run.ids.size());
     const std::lock_guard lock(mutex);
@@ -975,10 +1105,11 @@ struct engine::state {
       const index_t rows = std::clamp<index_t>(end - (total - run.rows), 0, tokens);
       const std::vector<segment> seen = segments_until(run, run.position + end);
       const auto ids = run.ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(tokens));
-      if (options.kind == arithmetic::f32)
-        forward_chunk<float>(ids, run.position + first, seen, run, run.tail_first + first, rows);
-      else
-        forward_chunk<bf16>(ids, run.position + first, seen, run, run.tail_first + first, rows);
+      const auto compute = [&]<class T>(T) {
+        if (total == 1 && options.graphs && resident == count_of_layers) forward_token<T>(ids, run.position, seen, run, run.tail_first, rows);
+        else forward_chunk<T>(ids, run.position + first, seen, run, run.tail_first + first, rows);
+      };
+      options.kind == arithmetic::f32 ? compute(float{}) : compute(bf16{});
       if (rows == 0) continue;
       check(cudaMemcpyAsync(out, hidden.as<float>(), static_cast<std::size_t>(rows * net.width) * 4, cudaMemcpyDeviceToHost, context->stream()), "download of hidden states");
       out += rows * net.width;
@@ -1080,6 +1211,10 @@ struct engine::state {
   const float* norm = nullptr;
   std::vector<const double*> frequencies;
   std::vector<std::byte> staged;
+  call_list calls;  ///< of the last step of one token
+  call_graph graph;
+  bool collecting = false;  ///< launches go to `calls`
+  index_t repeated_steps = 0;
   device_buffer x, added, narrow, projected, attended, both, gated, hidden, logits, scratch, request, angles, partial, ranks, squares;
   std::mutex mutex;
 };
@@ -1120,6 +1255,7 @@ void engine::forward(const forward_run& run, float* hidden) { state_->forward(ru
 void engine::project(const float* hidden, index_t rows, float* logits) { state_->project(hidden, rows, logits); }
 std::vector<token_candidate> engine::highest(const float* hidden, const candidate_request& request) { return state_->highest(hidden, request); }
 const device_facts& engine::device() const { return state_->facts; }
+index_t engine::repeated_steps() const { return state_->repeated_steps; }
 
 memory_use engine::memory() const {
   const state& s = *state_;

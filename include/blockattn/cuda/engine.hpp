@@ -100,6 +100,7 @@ struct engine_options {
   /// So many layers, the first ones, have their weights on the device; those of the others lie in pinned host memory and are copied to the device for each use, two layers at a
   /// time. All is computed on the device, to the same bits. Not set, or more than there are: all.
   std::optional<index_t> layers = {};
+  bool graphs = true;  ///< repeat the launches of a step of one token as a CUDA graph where they are those of the step before; to the same bits
 };
 
 /// What the engine holds on the device, in bytes. `weights`: with the buffers of layers that aren't there to stay.
@@ -135,6 +136,8 @@ class engine final : public kv_memory {
 
   [[nodiscard]] const device_facts& device() const;
   [[nodiscard]] memory_use memory() const;
+  /// How many steps of one token were one launch of a graph.
+  [[nodiscard]] index_t repeated_steps() const;
 
  private:
   struct state;

@@ -42,7 +42,7 @@ __device__ inline std::uint32_t group_place(unsigned row, unsigned chunk) {
 
 /// What a thread block works on: rows at positions low to high, and the items of its split.
 struct group_work {
-  int kv_head, first_row, low, high, first_item, last_item;
+  int kv_head, first_row, position, low, high, first_item, last_item;
 
   /// The item's keys that some row sees: from x up to y.
   __device__ int2 seen(const attend_arguments& a, const work_item& w) const {
@@ -461,11 +461,11 @@ __device__ inline bool hides(const attend_arguments& a, const group_work& work, 
   return __any_sync(0xffffffffU, hidden);
 }
 
-/// Scores of keys that a row doesn't see become -inf. `row`: the warp's first one.
+/// Scores of keys that a row doesn't see become -inf. `row`: the warp's first one; `position`: of the query's first token.
 template <int Keys>
-__device__ inline void hide_scores(const attend_arguments& a, const key_place* places, int row, float (&s)[Keys / 2]) {
+__device__ inline void hide_scores(const attend_arguments& a, int position, const key_place* places, int row, float (&s)[Keys / 2]) {
   const int lane = static_cast<int>(threadIdx.x % 32), group = a.heads / a.kv_heads;
-  const int own[2] = {a.position + (row + lane / 4) / group, a.position + (row + lane / 4 + 8) / group};
+  const int own[2] = {position + (row + lane / 4) / group, position + (row + lane / 4 + 8) / group};
 #pragma unroll
   for (int i = 0; i < Keys / 2; ++i) {
     const int key = places[i / 4 * 8 + lane % 4 * 2 + i % 2].position, mine = own[i % 4 / 2];
@@ -576,7 +576,7 @@ __device__ inline void multiply_all(const attend_arguments& a, const group_work&
 #pragma unroll
         for (int i = 0; i < Keys / 2; ++i) scores[i] = a.cap * tanh_of(scores[i] * (a.scale / a.cap));
       }
-      if (hidden) hide_scores<Keys>(a, places, row + u * 64, scores);
+      if (hidden) hide_scores<Keys>(a, work.position, places, row + u * 64, scores);
       soften_group<Keys>(scale, scores, top[u], total[u], shrink);
       if (__any_sync(0xffffffffU, shrink[0] != 1 || shrink[1] != 1)) {
 #pragma unroll
@@ -639,7 +639,8 @@ __device__ inline void attend_groups_body(const attend_arguments& a) {
     const int group = a.heads / a.kv_heads, rows = a.tokens * group, split = static_cast<int>(blockIdx.z);
     work.kv_head = static_cast<int>(blockIdx.y);
     work.first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * layout::rows;  // the last rows see most: they start first
-    work.low = a.position + work.first_row / group, work.high = a.position + (min(work.first_row + layout::rows, rows) - 1) / group;
+    work.position = a.position();
+    work.low = work.position + work.first_row / group, work.high = work.position + (min(work.first_row + layout::rows, rows) - 1) / group;
     work.first_item = a.split_begin[split], work.last_item = a.split_begin[split + 1];
   }
   __syncthreads();
