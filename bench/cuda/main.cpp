@@ -12,6 +12,7 @@
 #include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,9 +25,9 @@ using json = nlohmann::ordered_json;
 
 struct bench_flags {
   std::vector<int> lengths = {50, 512, 1024, 2048, 4096, 8192, 16384, 32768};
-  int query = 50, passage = 150, repetitions = 20, layers = 32;
+  int query = 50, passage = 150, repetitions = 20, layers = 32, gpu_layers = -1;  // gpu_layers -1: all
   std::string kv = "bf16", output = "md";
-  bool skip_full = false;
+  bool skip_full = false, graphs = true;
 };
 
 constexpr index_t width = 4096, heads = 32, kv_heads = 8, head_dim = 128, feed_forward = 14336, vocabulary = 128256;
@@ -54,7 +55,7 @@ cuda::network_facts llama3_8b(index_t layers) {
 class bench {
  public:
   explicit bench(const bench_flags& flags)
-      : flags_(flags), layout_{flags.layers, kv_heads, head_dim, parse_kv_types(flags.kv)}, engine_(llama3_8b(flags.layers), {0, arithmetic::fast, layout_.types}) {
+      : flags_(flags), layout_{flags.layers, kv_heads, head_dim, parse_kv_types(flags.kv)}, engine_(llama3_8b(flags.layers), {0, arithmetic::fast, layout_.types, 0, flags.gpu_layers < 0 ? std::nullopt : std::optional<index_t>(flags.gpu_layers), flags.graphs}) {
     for (index_t i = 0; i < *std::max_element(flags.lengths.begin(), flags.lengths.end()) + 64; ++i) ids_.push_back(static_cast<token_id>((i * 7919 + 11) % vocabulary));
   }
 
@@ -70,6 +71,7 @@ class bench {
     row["decode_ms"] = median([&] { (void)next_token(cached, query); });
     const auto bytes = static_cast<double>(layout_.token_bytes() * length + weight_bytes());
     row["decode_gb_per_s"] = bytes / row["decode_ms"].get<double>() / 1e6;
+    row["n_gpu_layers"] = engine_.memory().layers, row["device_weight_bytes"] = engine_.memory().weights, row["host_weight_bytes"] = engine_.memory().host_weights;
     if (cached > 0) time_host_copies(cached, query, row);
     if (!flags_.skip_full) {
       row["full_ms"] = median([&] { (void)full_attention(length); });
@@ -79,7 +81,12 @@ class bench {
   }
 
  private:
-  [[nodiscard]] index_t weight_bytes() const { return engine_.memory().weights - 2 * width * vocabulary; }  // the embedding isn't read
+  /// That a step reads: not the embedding, and those of layers in host memory from there.
+  [[nodiscard]] index_t weight_bytes() const {
+    const cuda::memory_use use = engine_.memory();
+    const index_t away = flags_.layers - use.layers, buffers = away > 0 ? 2 * use.host_weights / away : 0;
+    return use.weights - buffers + use.host_weights - 2 * width * vocabulary;
+  }
 
   template <class Work>
   double median(const Work& work) const {
@@ -217,8 +224,10 @@ int main(int count, char** arguments) {
   app.add_option("--passage", flags.passage, "Tokens of a passage")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_option("--kv", flags.kv, "Storage of keys and values")->capture_default_str();
   app.add_option("--layers", flags.layers, "Layers of the model")->check(CLI::Range(1, 128))->capture_default_str();
+  app.add_option("--gpu-layers", flags.gpu_layers, "So many layers keep their weights on the GPU, the others' come from host memory for each use (default: all)")->check(CLI::Range(0, 128));
   app.add_option("-r,--repetitions", flags.repetitions, "Timed runs")->check(CLI::Range(1, 10000))->capture_default_str();
   app.add_option("-o,--output", flags.output, "Form of the results")->check(CLI::IsMember({"md", "json"}))->capture_default_str();
+  app.add_flag("!--no-graphs", flags.graphs, "Launch the kernels of a decoding step one by one");
   app.add_flag("--skip-full", flags.skip_full, "Leave out full attention");
   CLI11_PARSE(app, count, arguments);
   try {

@@ -30,6 +30,8 @@ void add_shared(CLI::App& app, bench_options& options) {
   app.add_option("--device", options.device, "Where to compute: cpu, or cuda (a GPU)")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  app.add_option("--gpu-layers", options.gpu_layers, "On a GPU: so many layers keep their weights there, the others' come from host memory for each use (default: all)")
+      ->check(CLI::Range(0, 1 << 24));
   app.add_option("--kv", options.kv, "Storage of keys and values: f32, f16, bf16, q8_0, q5_h, q4_0, q4_h, or two as KEYS:VALUES")
       ->check([](const std::string& text) -> std::string {
         try {
@@ -100,6 +102,7 @@ blockattn::model open_model(const bench_options& options) {
   blockattn::load_options load;
   load.compute = options.precision == "exact" ? blockattn::precision::exact : blockattn::precision::fast;
   if (options.device == "cuda") load.device = blockattn::compute_device::cuda;
+  if (options.gpu_layers >= 0) load.gpu_layers = options.gpu_layers;
   if (options.kv != "default") load.kv = blockattn::parse_kv_types(options.kv);
   return blockattn::model::load(options.model, load);
 }

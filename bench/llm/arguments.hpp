@@ -18,6 +18,7 @@ struct bench_options {
   std::string precision = "fast";
   std::string kv = "default";
   std::string device = "cpu";  ///< cpu, cuda
+  int gpu_layers = -1;         ///< on a GPU: layers whose weights stay there, the first ones; -1: all
 };
 
 /// pp and tg.

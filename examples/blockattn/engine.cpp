@@ -66,6 +66,13 @@ blockattn::model open_model(const model_options& options) {
                                            : blockattn::compute_device::cpu;
   load.adapters = asked_adapters(options);
   load.log = warnings();
+  if (options.gpu_layers >= 0) {
+    load.gpu_layers = options.gpu_layers;
+    load.log = [](blockattn::log_level level, std::string_view line) {  // where the weights lie, too
+      if (level == blockattn::log_level::warning) warn(line);
+      if (level == blockattn::log_level::info) note(line);
+    };
+  }
   progress_bar bar("quantising", "bytes");
   if (!options.quantize.empty()) {
     load.quantize = options.quantize == "q4_0" ? blockattn::dtype::q4_0 : blockattn::dtype::q8_0;

@@ -98,6 +98,9 @@ void add_model(CLI::App& app, model_options& options) {
   app.add_option("--device", options.device, "Where to compute: cpu, cuda (a GPU), or auto (a GPU if there is one)")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->capture_default_str();
+  app.add_option("--gpu-layers", options.gpu_layers,
+                 "On a GPU: so many layers, the first ones, keep their weights there, the others' come from host memory for each use (default: all)")
+      ->check(CLI::Range(0, 1 << 24));
   app.add_option("--cache-mb", options.cache_mb, "Most memory that cached blocks may take, in MiB; 0: no cache")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();

@@ -26,6 +26,7 @@ struct model_options {
   std::string quantize;            ///< q8_0, q4_0, or empty: as the weights are
   std::string quantized_file;      ///< where the quantised model is written; empty: nowhere
   std::string device = "cpu";      ///< cpu, cuda, auto
+  int gpu_layers = -1;             ///< on a GPU: layers whose weights stay there, the first ones; -1: all
   int cache_mb = 512;              ///< byte budget of the block cache, MiB
   int host_mb = 0;                 ///< on a GPU: byte budget of pinned host memory for blocks that leave the device, MiB
   std::vector<std::string> packs;  ///< files that `pack` wrote, asked in this order

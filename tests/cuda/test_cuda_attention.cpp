@@ -1,6 +1,7 @@
 // The tiled attention kernels of a GPU against its plain float32 path: head sizes, pairings, windows, KV types, numbers of rows.
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
@@ -102,4 +103,41 @@ TEST_CASE("A GPU gives the same bits again") {
   if (!blockattn_test::have_gpu()) return;
   const shape s{128, rope_pairing::halves, 0};
   CHECK(hidden_states(s, arithmetic::fast, dtype::bf16) == hidden_states(s, arithmetic::fast, dtype::bf16));
+}
+
+TEST_CASE("On compute capability 9.0, segments in pieces of any length give the bits of whole ones") {
+  if (!blockattn_test::have_gpu() || cuda::find_devices().devices[0].capability != 90) return;
+  for (const index_t head_dim : {64, 128})
+    for (const index_t window : {0, 100})
+      for (const kv_types kv : {kv_types(dtype::bf16), kv_types(dtype::q8_0), kv_types(dtype::q8_0, dtype::q4_0), kv_types(dtype::q4_0)}) {
+        INFO(head_dim << " channels, window " << window << ", " << to_string(kv));
+        cuda::engine engine(network({head_dim, rope_pairing::halves, window}), {0, arithmetic::fast, kv});
+        const kv_layout layout{layers, kv_heads, head_dim, kv};
+        std::vector<token_id> ids;
+        for (index_t i = 0; i < 1000; ++i) ids.push_back(static_cast<token_id>((i * 7919 + 13) % 1000));
+        std::vector<std::shared_ptr<std::byte>> keep;
+        const auto run = [&](index_t first, index_t n, index_t position, std::vector<cuda::segment> segments) {
+          keep.push_back(engine.allocate(layout.token_bytes() * n));
+          segments.push_back({keep.back().get(), n, 0, n, 0, position});
+          std::vector<float> hidden(static_cast<std::size_t>(n * width));
+          cuda::forward_run r;
+          r.ids = std::span(ids).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(n));
+          r.position = position, r.segments = segments, r.tail = keep.back().get(), r.tail_stride = n, r.rows = n;
+          engine.forward(r, hidden.data());
+          return hidden;
+        };
+        std::vector<cuda::segment> whole, pieces;
+        index_t offset = 0, piece = 1;
+        for (const index_t n : {150, 33, 210, 201}) {
+          (void)run(offset, n, 0, {});
+          whole.push_back({keep.back().get(), n, 0, n, static_cast<double>(offset), offset});
+          for (index_t at = 0; at < n;) {
+            const index_t count = std::min(piece, n - at);
+            pieces.push_back({keep.back().get(), n, at, count, static_cast<double>(offset), offset + at});
+            at += count, piece = piece % 7 + 1;
+          }
+          offset += n;
+        }
+        for (const index_t n : {1, 50, 100}) CHECK(run(offset, n, offset, whole) == run(offset, n, offset, pieces));
+      }
 }

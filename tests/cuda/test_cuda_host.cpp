@@ -50,3 +50,15 @@ TEST_CASE("A GPU number that isn't there is an error under cuda and a warning un
   CHECK(is_in("Computing on the CPU", warnings[0]));
   CHECK(fallback.fingerprint() == model::load(file.path()).fingerprint());
 }
+
+TEST_CASE("Fewer than no layers on a GPU are an error") {
+  const blockattn_test::temporary_file file(blockattn_test::tiny_model().file().bytes());
+  load_options options;
+  options.device = compute_device::automatic, options.gpu_layers = -3;
+  try {
+    (void)model::load(file.path(), options);
+    FAIL("no error");
+  } catch (const argument_error& e) {
+    CHECK(is_in("[model] gpu_layers -3; allowed: 0 and more", e.what()));
+  }
+}

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <tuple>
 #include <utility>
 
 #include "blockattn/cuda/device/attention_groups.cuh"
@@ -70,7 +71,7 @@ class device_context {
     use();
     void* p = nullptr;
     const bool over = limit_ > 0 && used_ + bytes > limit_;
-    const cudaError_t status = over ? cudaErrorMemoryAllocation : cudaMallocAsync(&p, static_cast<std::size_t>(std::max<index_t>(bytes, 256)), stream_);
+    const cudaError_t status = over ? cudaErrorMemoryAllocation : cudaMallocAsync(&p, static_cast<std::size_t>(std::max<index_t>((bytes + 15) / 16 * 16, 256)), stream_);
     if (status == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();
       std::size_t free = 0, total = 0;
@@ -86,6 +87,19 @@ class device_context {
   void free(std::byte* p, index_t bytes) const noexcept {
     (void)cudaFreeAsync(p, stream_);
     used_ -= bytes;
+  }
+
+  /// How often a buffer has been moved.
+  [[nodiscard]] index_t moves() const { return moves_; }
+  void count_move() { ++moves_; }
+
+  /// Bytes that an allocation may have.
+  [[nodiscard]] index_t available() const {
+    use();
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    const auto there = static_cast<index_t>(free + unused());
+    return limit_ > 0 ? std::min(limit_ - used_, there) : there;
   }
 
   /// A copy between host and device, after all work that was given to the device before and beside what comes later; waits for it.
@@ -114,6 +128,7 @@ class device_context {
   int device_;
   index_t limit_;
   mutable std::atomic<index_t> used_{0};
+  index_t moves_ = 0;
   std::mutex copying_;
   cudaStream_t copies_ = nullptr;
   cudaEvent_t before_copy_ = nullptr;
@@ -132,6 +147,7 @@ class device_buffer {
   void need(const std::shared_ptr<device_context>& context, index_t bytes, const char* what, const char* advice) {
     if (bytes <= bytes_) return;
     release();
+    context->count_move();
     data_ = context->allocate(bytes, what, advice);
     context_ = context;
     bytes_ = bytes;
@@ -173,6 +189,200 @@ struct device_layer {
   index_t rope = -1, window = 0;
 };
 
+/// Layers whose matrices stay in pinned host memory, and two buffers on the device that they pass through in order, again and again. While one layer is computed the next one lies in
+/// the other buffer or is on its way there, in a stream of copies alone; as a layer is done, the one after the next takes its place. So the first two are there, or coming, when a call begins.
+class layer_stream {
+ public:
+  layer_stream() = default;
+  layer_stream(const layer_stream&) = delete;
+  layer_stream& operator=(const layer_stream&) = delete;
+  ~layer_stream() {
+    if (copies_ == nullptr) return;
+    (void)cudaStreamSynchronize(copies_);
+    for (const slot& s : slots_) (void)cudaEventDestroy(s.copied), (void)cudaEventDestroy(s.read);
+    (void)cudaStreamDestroy(copies_);
+  }
+
+  /// Pinned memory for one more layer.
+  std::byte* add(index_t bytes) {
+    void* p = nullptr;
+    const cudaError_t status = cudaMallocHost(&p, static_cast<std::size_t>(bytes));
+    if (status == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      throw cuda_error(cat("[cuda] out of host memory: a layer's weights that stay there need ", bytes, " bytes, pinned, after ", host_bytes_, " of other layers. ",
+                           "Keep more layers on the device (gpu_layers), or take a smaller quantisation of the model."));
+    }
+    check(status, "cudaMallocHost");
+    layers_.push_back({std::shared_ptr<std::byte>(static_cast<std::byte*>(p), [](std::byte* q) { (void)cudaFreeHost(q); }), bytes});
+    host_bytes_ += bytes;
+    return static_cast<std::byte*>(p);
+  }
+
+  /// Once all layers are filled: makes the buffers, and sends the first two on their way.
+  void start(const std::shared_ptr<device_context>& context, const char* advice) {
+    if (layers_.empty()) return;
+    index_t largest = 0;
+    for (const layer& l : layers_) largest = std::max(largest, l.bytes);
+    check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
+    for (slot& s : slots_) {
+      s.memory.need(context, largest, "the model's weights", advice);
+      check(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming), "cudaEventCreate");
+      check(cudaEventCreateWithFlags(&s.read, cudaEventDisableTiming), "cudaEventCreate");
+    }
+    context->wait();
+    copy(0, 0);
+    if (count() > 1) copy(1, 1);
+  }
+
+  /// The buffer that layer `n` is in, for all that `compute` gets from here on.
+  std::size_t acquire(index_t n, cudaStream_t compute) {
+    int at = find(n);
+    if (at < 0) {  // a call ended in an error
+      at = slots_[0].layer == (n + 1) % count() ? 1 : 0;
+      check(cudaEventRecord(slots_[at].read, compute), "cudaEventRecord");
+      copy(at, n);
+    }
+    check(cudaStreamWaitEvent(compute, slots_[at].copied), "cudaStreamWaitEvent");
+    return static_cast<std::size_t>(at);
+  }
+
+  /// After all work on layer `n`: its buffer takes the one after the next.
+  void release(index_t n, cudaStream_t compute) {
+    const int at = find(n);
+    check(cudaEventRecord(slots_[at].read, compute), "cudaEventRecord");
+    if (const index_t next = (n + 2) % count(); find(next) < 0) copy(at, next);
+  }
+
+  [[nodiscard]] index_t count() const { return static_cast<index_t>(layers_.size()); }
+  [[nodiscard]] const std::byte* host(index_t n) const { return layers_[static_cast<std::size_t>(n)].data.get(); }
+  [[nodiscard]] const std::byte* buffer(std::size_t at) const { return slots_[at].memory.as<std::byte>(); }
+  [[nodiscard]] index_t host_bytes() const { return host_bytes_; }
+  [[nodiscard]] index_t device_bytes() const { return slots_[0].memory.bytes() + slots_[1].memory.bytes(); }
+
+ private:
+  struct layer {
+    std::shared_ptr<std::byte> data;
+    index_t bytes;
+  };
+  struct slot {
+    device_buffer memory;
+    index_t layer = -1;
+    cudaEvent_t copied = nullptr, read = nullptr;  ///< its layer is there; nothing reads it any more
+  };
+
+  [[nodiscard]] int find(index_t n) const { return slots_[0].layer == n ? 0 : (slots_[1].layer == n ? 1 : -1); }
+
+  void copy(int at, index_t n) {
+    slot& s = slots_[at];
+    const layer& l = layers_[static_cast<std::size_t>(n)];
+    s.layer = -1;
+    check(cudaStreamWaitEvent(copies_, s.read), "cudaStreamWaitEvent");
+    check(cudaMemcpyAsync(s.memory.as<std::byte>(), l.data.get(), static_cast<std::size_t>(l.bytes), cudaMemcpyHostToDevice, copies_), "copy of a layer's weights");
+    check(cudaEventRecord(s.copied, copies_), "cudaEventRecord");
+    s.layer = n;
+  }
+
+  std::vector<layer> layers_;
+  std::array<slot, 2> slots_;
+  cudaStream_t copies_ = nullptr;
+  index_t host_bytes_ = 0;
+};
+
+/// A kernel with its arguments, to be launched once or more often.
+class kernel_call {
+ public:
+  virtual ~kernel_call() = default;
+  /// Whether both launch the same kernel in the same way with the same arguments.
+  [[nodiscard]] virtual bool equals(const kernel_call& other) const = 0;
+  virtual void launch(cudaStream_t stream) const = 0;
+};
+
+/// In clusters of (1, `cluster`, 1) thread blocks. `beside`: prepared while the kernel before it runs (see wait_for_inputs), on devices of 9.0 on.
+template <class... P>
+class call_of final : public kernel_call {
+ public:
+  struct shape {
+    dim3 grid;
+    unsigned cluster, threads;
+    index_t memory;
+    bool hopper, beside;
+    bool operator==(const shape& o) const {
+      return grid.x == o.grid.x && grid.y == o.grid.y && grid.z == o.grid.z && cluster == o.cluster && threads == o.threads && memory == o.memory && hopper == o.hopper && beside == o.beside;
+    }
+  };
+  call_of(const char* name, void (*kernel)(P...), const shape& how, P... arguments) : name_(name), kernel_(kernel), how_(how), arguments_(arguments...) {}
+
+  [[nodiscard]] bool equals(const kernel_call& other) const override {
+    const auto* o = dynamic_cast<const call_of*>(&other);
+    return o != nullptr && kernel_ == o->kernel_ && how_ == o->how_ && arguments_ == o->arguments_;
+  }
+  void launch(cudaStream_t stream) const override {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = how_.grid, config.blockDim = dim3(how_.threads), config.dynamicSmemBytes = static_cast<std::size_t>(how_.memory), config.stream = stream;
+    std::array<cudaLaunchAttribute, 2> attributes = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = how_.beside ? 1 : 0;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {1, how_.cluster, 1};
+    config.attrs = attributes.data();
+    config.numAttrs = !how_.hopper ? 0 : (how_.cluster > 1 ? 2 : 1);
+    check(std::apply([&](const P&... arguments) { return cudaLaunchKernelEx(&config, kernel_, P(arguments)...); }, arguments_), name_);
+  }
+
+ private:
+  const char* name_;
+  void (*kernel_)(P...);
+  shape how_;
+  std::tuple<P...> arguments_;
+};
+
+using call_list = std::vector<std::unique_ptr<const kernel_call>>;
+
+[[nodiscard]] inline bool equal_calls(const call_list& a, const call_list& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) { return x->equals(*y); });
+}
+
+/// Kernel calls as one launch. They are captured in a stream of its own: into the engine's stream, other threads may put allocations at any time.
+class call_graph {
+ public:
+  call_graph() = default;
+  call_graph(const call_graph&) = delete;
+  call_graph& operator=(const call_graph&) = delete;
+  ~call_graph() {
+    clear();
+    if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+  }
+
+  [[nodiscard]] bool there() const { return graph_ != nullptr; }
+  void clear() {
+    if (graph_ != nullptr) (void)cudaGraphExecDestroy(graph_);
+    graph_ = nullptr;
+  }
+  /// False where the driver or the device can't do it.
+  [[nodiscard]] bool make(const call_list& calls) {
+    clear();
+    cudaGraph_t captured = nullptr;
+    bool good = (stream_ != nullptr || cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) == cudaSuccess) && cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    if (good) {
+      try {
+        for (const auto& c : calls) c->launch(stream_);
+      } catch (const cuda_error&) {
+        good = false;
+      }
+      good = cudaStreamEndCapture(stream_, &captured) == cudaSuccess && good && cudaGraphInstantiate(&graph_, captured, 0) == cudaSuccess;
+      if (captured != nullptr) (void)cudaGraphDestroy(captured);
+    }
+    if (!good) graph_ = nullptr;
+    (void)cudaGetLastError();
+    return good;
+  }
+  void launch(cudaStream_t stream) const { check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch"); }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 /// Fills bfloat16 weights with numbers of a small normal-like spread, from a counter.
 __global__ void fill_synthetic(bf16* out, std::int64_t count, float spread, std::uint64_t seed) {
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
@@ -207,8 +417,10 @@ struct engine::state {
     for (const device_facts& d : find_devices().devices)
       if (d.number == wanted.device) facts = d;
     check_options();
-    upload();
     count_of_layers = static_cast<index_t>(net.layers.size());
+    resident = std::min(options.layers.value_or(count_of_layers), count_of_layers);
+    load_advice = advice_at_load();
+    upload();
     net.layers.clear();  // the host's pointers are not needed any more
   }
 
@@ -217,6 +429,7 @@ struct engine::state {
   void check_options() const {
     if (net.width % 8 != 0 || net.feed_forward % 8 != 0) throw argument_error(cat("[cuda] widths ", net.width, " and ", net.feed_forward, "; supported: multiples of 8"));
     if (net.head_dim % 16 != 0 || net.head_dim > 256) throw argument_error(cat("[cuda] heads of size ", net.head_dim, "; supported: multiples of 16 up to 256"));
+    if (options.layers && *options.layers < 0) throw argument_error(cat("[cuda] ", *options.layers, " layers on the device; allowed: 0 and more, more than the model has: all"));
     (void)checked(layout());
   }
 
@@ -224,8 +437,38 @@ struct engine::state {
 
   [[nodiscard]] index_t stored_bytes(const weight_view& w) const { return (net.synthetic ? 2 * w.columns : row_bytes(w.type, w.columns)) * w.rows; }
 
+  /// Bytes of matrices one after the other, with what kernels may read beyond them; the next ones begin aligned.
+  [[nodiscard]] index_t room_for(std::initializer_list<weight_view> views) const {
+    index_t bytes = 64;
+    for (const weight_view& w : views) bytes += stored_bytes(w);
+    return (bytes + 255) / 256 * 256;
+  }
+  [[nodiscard]] index_t layer_bytes(const layer_facts& f) const { return room_for({f.query, f.key, f.value}) + room_for({f.output}) + room_for({f.gate, f.up}) + room_for({f.down}); }
+  [[nodiscard]] bool has_head() const { return net.head.data != net.embedding.data || net.synthetic; }
+
+  /// What to do where memory runs out at load. Names a number of layers if that many would leave room for a prompt of one chunk with its keys and values.
+  [[nodiscard]] std::string advice_at_load() const {
+    const index_t heads = (net.heads + 2 * net.kv_heads) * net.head_dim;
+    index_t rest = room_for({net.embedding}) + (has_head() ? room_for({net.head}) : 0) + chunk_tokens * ((3 * net.width + 2 * heads + 3 * net.feed_forward) * 4 + layout().token_bytes());
+    index_t unpacked = 0, streamed = 0, here = 0;  // scratch; the largest of the layers that would be streamed
+    for (const layer_facts& f : net.layers) {
+      rest += (4 * net.width + 2 * heads) * 4;
+      here += layer_bytes(f);
+      unpacked = std::max({unpacked, 2 * net.feed_forward * net.width * 4, heads * net.width * 4});
+    }
+    const index_t available = context->available() - rest - unpacked;
+    index_t layers = count_of_layers;
+    while (layers > 0 && here + 2 * streamed > available) {
+      --layers;
+      const index_t bytes = layer_bytes(net.layers[static_cast<std::size_t>(layers)]);
+      here -= bytes, streamed = std::max(streamed, bytes);
+    }
+    const bool fits = here + 2 * streamed <= available && layers < resident;
+    return cat("Take a smaller quantisation of the model, ", fits ? cat("keep ", layers, " of its ", count_of_layers, " layers on the device (gpu_layers, --gpu-layers), ") : "", "or compute on the CPU.");
+  }
+
   std::byte* place(index_t bytes) {
-    std::byte* p = context->allocate(bytes, "the model's weights", "Take a smaller quantisation of the model, or compute on the CPU.");
+    std::byte* p = context->allocate(bytes, "the model's weights", load_advice.c_str());
     weights.push_back(std::shared_ptr<std::byte>(p, [c = context, bytes](std::byte* q) { c->free(q, bytes); }));
     weight_bytes += bytes;
     return p;
@@ -240,30 +483,33 @@ struct engine::state {
     return reinterpret_cast<const float*>(p);
   }
 
-  device_matrix upload_part(const weight_view& w, std::byte* to) {
+  /// `here`: `to` is device memory, else pinned host memory.
+  device_matrix upload_part(const weight_view& w, std::byte* to, bool here) {
+    const auto bytes = static_cast<std::size_t>(stored_bytes(w));
     if (net.synthetic) {
-      fill_synthetic<<<blocks_for(w.rows * w.columns), 256, 0, context->stream()>>>(reinterpret_cast<bf16*>(to), w.rows * w.columns, 0.02F, seed += 0x100000000ULL);
+      if (!here) scratch.need(context, stored_bytes(w), "the model's weights", load_advice.c_str());
+      bf16* made = here ? reinterpret_cast<bf16*>(to) : scratch.as<bf16>();
+      fill_synthetic<<<blocks_for(w.rows * w.columns), 256, 0, context->stream()>>>(made, w.rows * w.columns, 0.02F, seed += 0x100000000ULL);
       check_launch("fill_synthetic");
+      if (!here) check(cudaMemcpyAsync(to, made, bytes, cudaMemcpyDeviceToHost, context->stream()), "download of weights");
       return {dtype::bf16, reinterpret_cast<const std::uint8_t*>(to), w.rows, w.columns};
     }
-    check(cudaMemcpyAsync(to, w.data, static_cast<std::size_t>(stored_bytes(w)), cudaMemcpyHostToDevice, context->stream()), "upload of weights");
+    if (here) check(cudaMemcpyAsync(to, w.data, bytes, cudaMemcpyHostToDevice, context->stream()), "upload of weights");
+    else std::memcpy(to, w.data, bytes);
     return {w.type, reinterpret_cast<const std::uint8_t*>(to), w.rows, w.columns};
   }
 
-  /// One allocation for all of them; those of one type become one matrix.
-  stacked_matrices upload_matrices(std::initializer_list<weight_view> views) {
+  /// One after the other, from `to` on; those of one type become one matrix.
+  stacked_matrices upload_matrices(std::initializer_list<weight_view> views, std::byte* to, bool here = true) {
     stacked_matrices result;
-    index_t bytes = 0;
     bool alike = true;
     for (const weight_view& w : views) {
-      bytes += stored_bytes(w);
       alike = alike && w.type == views.begin()->type;
       result.rows += w.rows;
       result.columns = w.columns;
     }
-    std::byte* to = place(bytes + 64);
     for (const weight_view& w : views) {
-      result.parts.push_back(upload_part(w, to));
+      result.parts.push_back(upload_part(w, to, here));
       to += stored_bytes(w);
     }
     if (alike) {
@@ -277,10 +523,16 @@ struct engine::state {
     const index_t query = net.heads * net.head_dim, key = net.kv_heads * net.head_dim;
     for (const layer_facts& f : net.layers) {
       device_layer l;
-      l.query_key_value = upload_matrices({f.query, f.key, f.value});
-      l.output = upload_matrices({f.output});
-      l.gate_up = upload_matrices({f.gate, f.up});
-      l.down = upload_matrices({f.down});
+      const bool here = static_cast<index_t>(layers.size()) < resident;
+      std::byte* to = here ? nullptr : streamed.add(layer_bytes(f));
+      const auto matrices = [&](std::initializer_list<weight_view> views) {
+        if (here) return upload_matrices(views, place(room_for(views)));
+        return upload_matrices(views, std::exchange(to, to + room_for(views)), false);
+      };
+      l.query_key_value = matrices({f.query, f.key, f.value});
+      l.output = matrices({f.output});
+      l.gate_up = matrices({f.gate, f.up});
+      l.down = matrices({f.down});
       const auto vector = [&](const float* from, index_t count) { return from == nullptr ? nullptr : upload_vector(from, count); };
       l.query_bias = vector(f.query_bias, query), l.key_bias = vector(f.key_bias, key), l.value_bias = vector(f.value_bias, key);
       l.query_norm = vector(f.query_norm, net.norm_whole ? query : net.head_dim), l.key_norm = vector(f.key_norm, net.norm_whole ? key : net.head_dim);
@@ -290,14 +542,36 @@ struct engine::state {
       layers.push_back(std::move(l));
     }
     norm = upload_vector(net.norm, net.width);
-    embedding = upload_matrices({net.embedding});
-    head = net.head.data == net.embedding.data && !net.synthetic ? embedding : upload_matrices({net.head});
+    embedding = upload_matrices({net.embedding}, place(room_for({net.embedding})));
+    head = has_head() ? upload_matrices({net.head}, place(room_for({net.head}))) : embedding;
     for (const rope_facts& r : net.ropes) {
       std::byte* p = place(static_cast<index_t>(r.frequency.size()) * 8);
       check(cudaMemcpyAsync(p, r.frequency.data(), r.frequency.size() * 8, cudaMemcpyHostToDevice, context->stream()), "upload of frequencies");
       frequencies.push_back(reinterpret_cast<const double*>(p));
     }
     context->wait();
+    streamed.start(context, load_advice.c_str());
+    weight_bytes += streamed.device_bytes();
+    for (index_t n = resident; n < count_of_layers; ++n)
+      for (std::size_t at : {0, 1}) in_buffer[at].push_back(moved(layers[static_cast<std::size_t>(n)], streamed.host(n - resident), streamed.buffer(at)));
+  }
+
+  /// The layer with its matrices as far from `to` as they are from `from`.
+  static device_layer moved(device_layer l, const std::byte* from, const std::byte* to) {
+    for (stacked_matrices* stacked : {&l.query_key_value, &l.output, &l.gate_up, &l.down})
+      for (device_matrix& part : stacked->parts) part.data = reinterpret_cast<const std::uint8_t*>(to) + (part.data - reinterpret_cast<const std::uint8_t*>(from));
+    return l;
+  }
+
+  /// Layer n with its weights on the device, until done_with.
+  const device_layer& acquire(index_t n) {
+    if (n < resident) return layers[static_cast<std::size_t>(n)];
+    const std::size_t at = streamed.acquire(n - resident, context->stream());
+    after_copy = true;
+    return in_buffer[at][static_cast<std::size_t>(n - resident)];
+  }
+  void done_with(index_t n) {
+    if (n >= resident) streamed.release(n - resident, context->stream());
   }
 
   /// Launches a kernel so that it is prepared while the ones before it run (see wait_for_inputs).
@@ -309,16 +583,9 @@ struct engine::state {
   /// The same in clusters of (1, `cluster`, 1) thread blocks; more than one from 9.0 on.
   template <class... P, class... A>
   void launch_clusters(const char* name, void (*kernel)(P...), dim3 grid, unsigned cluster, unsigned threads, index_t memory, const A&... arguments) {
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = static_cast<std::size_t>(memory), config.stream = context->stream();
-    std::array<cudaLaunchAttribute, 2> attributes = {};
-    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[0].val.programmaticStreamSerializationAllowed = 1;
-    attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim = {1, cluster, 1};
-    config.attrs = attributes.data();
-    config.numAttrs = facts.capability < 90 ? 0 : (cluster > 1 ? 2 : 1);
-    check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), name);
+    const call_of<P...> call(name, kernel, {grid, cluster, threads, memory, facts.capability >= 90, !std::exchange(after_copy, false)}, static_cast<P>(arguments)...);
+    if (collecting) calls.push_back(std::make_unique<const call_of<P...>>(call));
+    else call.launch(context->stream());
   }
 
   // ---- products
@@ -394,6 +661,7 @@ struct engine::state {
     if constexpr (std::is_same_v<In, bf16> && std::is_same_v<Out, float>) {
       if (takes_some(w, tokens)) return add ? multiply_by_some<product_end::add>(w, x, tokens, y) : multiply_by_some<product_end::store>(w, x, tokens, y);
     }
+    if (collecting) throw cuda_error("[cuda] a product by cuBLAS in a step of one token");  // its launches can't be collected; such steps take the streamed product above
     const In* weights_of = unpacked<In>(w);
     const float one = 1, other = add ? 1.0F : 0.0F;
     constexpr cudaDataType_t in = std::is_same_v<In, float> ? CUDA_R_32F : CUDA_R_16BF, out = std::is_same_v<Out, float> ? CUDA_R_32F : CUDA_R_16BF;
@@ -406,6 +674,7 @@ struct engine::state {
   // ---- the tables of a request
 
   struct tables {
+    const request_place* place = nullptr;
     const token_id* ids = nullptr;
     const device_segment* segments = nullptr;
     index_t segment_count = 0, tokens = 0, keys = 0;
@@ -488,16 +757,17 @@ struct engine::state {
     split_tiles(segments, splits, net.head_dim == 64 ? group_keys<64> : group_keys<128>, items, begins);
   }
 
+  /// Tables begin at multiples of 512, so that one that grows a little leaves the others where they are.
   template <class T>
   T* stage(const std::vector<T>& from, index_t& at) {
-    const index_t begin = (at + 15) / 16 * 16;
+    const index_t begin = (at + 511) / 512 * 512;
     at = begin + static_cast<index_t>(from.size() * sizeof(T));
     if (at > static_cast<index_t>(staged.size())) staged.resize(static_cast<std::size_t>(2 * at));
     if (!from.empty()) std::memcpy(staged.data() + begin, from.data(), from.size() * sizeof(T));
     return reinterpret_cast<T*>(begin);  // an offset still: the buffer may move
   }
 
-  tables make_tables(std::span<const token_id> ids, index_t position, std::span<const segment> segments, std::span<const double> places, index_t last_rows) {
+  tables make_tables(std::span<const token_id> ids, index_t position, index_t tail_first, std::span<const segment> segments, std::span<const double> places, index_t last_rows) {
     std::vector<device_segment> seen;
     std::vector<double> rotations;
     index_t keys = 0;
@@ -518,6 +788,7 @@ struct engine::state {
     split(segments, static_cast<index_t>(ids.size()) * group, keys, t.all.splits, items, begins);
     split(segments, last_rows * group, keys, t.last.splits, last_items, last_begins);
     index_t at = 0;
+    const auto place_of = reinterpret_cast<index_t>(stage(std::vector<request_place>{{tail_first, static_cast<std::int32_t>(position), 0}}, at));
     const auto id_at = reinterpret_cast<index_t>(stage(std::vector<token_id>(ids.begin(), ids.end()), at));
     const auto segment_at = reinterpret_cast<index_t>(stage(seen, at)), rotation_at = reinterpret_cast<index_t>(stage(rotations, at));
     const auto place_at = reinterpret_cast<index_t>(stage(std::vector<double>(places.begin(), places.end()), at));
@@ -526,16 +797,17 @@ struct engine::state {
     request.need(context, at, "a request's tables", less_context);
     check(cudaMemcpyAsync(request.as<std::byte>(), staged.data(), static_cast<std::size_t>(at), cudaMemcpyHostToDevice, context->stream()), "upload of a request");
     const auto* base = request.as<std::byte>();
+    t.place = reinterpret_cast<const request_place*>(base + place_of);
     t.ids = reinterpret_cast<const token_id*>(base + id_at);
     t.segments = reinterpret_cast<const device_segment*>(base + segment_at);
     t.all.items = reinterpret_cast<const work_item*>(base + item_at), t.last.items = reinterpret_cast<const work_item*>(base + last_item_at);
     t.all.begins = reinterpret_cast<const std::int32_t*>(base + begin_at), t.last.begins = reinterpret_cast<const std::int32_t*>(base + last_begin_at);
-    make_angle_tables(position, static_cast<index_t>(ids.size()), places.empty() ? nullptr : reinterpret_cast<const double*>(base + place_at), reinterpret_cast<const double*>(base + rotation_at),
+    make_angle_tables(static_cast<index_t>(ids.size()), places.empty() ? nullptr : reinterpret_cast<const double*>(base + place_at), reinterpret_cast<const double*>(base + rotation_at),
                       static_cast<index_t>(rotations.size()), t);
     return t;
   }
 
-  void make_angle_tables(index_t position, index_t tokens, const double* places, const double* rotations, index_t rotation_count, tables& t) {
+  void make_angle_tables(index_t tokens, const double* places, const double* rotations, index_t rotation_count, tables& t) {
     index_t floats = 0;
     for (const rope_facts& r : net.ropes) floats += (tokens + rotation_count) * r.channels;
     angles.need(context, floats * 4, "angles", less_context);
@@ -545,7 +817,7 @@ struct engine::state {
       const auto make = [&](index_t count, const double* at, double magnitude, std::vector<const float*>& cosine, std::vector<const float*>& sine) {
         cosine.push_back(to), sine.push_back(to + count * pairs);
         if (count > 0)
-          launch("make_angles", make_angles, dim3(static_cast<unsigned>((count * pairs + 127) / 128)), 128, 0, frequencies[i], static_cast<int>(pairs), static_cast<double>(position), at, static_cast<int>(count), magnitude, to, to + count * pairs);
+          launch("make_angles", make_angles, dim3(static_cast<unsigned>((count * pairs + 127) / 128)), 128, 0, frequencies[i], static_cast<int>(pairs), t.place, at, static_cast<int>(count), magnitude, to, to + count * pairs);
         to += 2 * count * pairs;
       };
       make(tokens, places, net.ropes[i].magnitude, t.cosine, t.sine);
@@ -555,13 +827,13 @@ struct engine::state {
 
   // ---- attention
 
-  attend_arguments attention_arguments(const tables& t, index_t number, const device_layer& l, index_t tokens, index_t position) {
+  attend_arguments attention_arguments(const tables& t, index_t number, const device_layer& l, index_t tokens, index_t skipped) {
     attend_arguments a;
     a.row_stride = (net.heads + 2 * net.kv_heads) * net.head_dim;
     a.queries = projected.as<float>();
     a.out = attended.as<std::byte>();
     a.tokens = static_cast<int>(tokens), a.heads = static_cast<int>(net.heads), a.kv_heads = static_cast<int>(net.kv_heads), a.head_dim = static_cast<int>(net.head_dim);
-    a.position = static_cast<int>(position);
+    a.place = t.place, a.skipped = static_cast<int>(skipped);
     a.scale = net.attention_scale, a.cap = net.attention_soft_cap, a.window = static_cast<int>(l.window);
     if (l.rope >= 0) {
       const auto rope = static_cast<std::size_t>(l.rope);
@@ -685,7 +957,7 @@ struct engine::state {
     launch("add_normed", add_normed, dim3(static_cast<unsigned>(tokens)), 256, 0, to, added.as<float>(), post_norm, static_cast<int>(net.width), net.norm_epsilon);
   }
 
-  void place(const tables& t, const device_layer& l, index_t number, index_t tokens, const forward_run& run, index_t tail_first) {
+  void place(const tables& t, const device_layer& l, index_t number, index_t tokens, const forward_run& run) {
     head_arguments h;
     h.projected = projected.as<float>();
     h.heads = static_cast<int>(net.heads), h.kv_heads = static_cast<int>(net.kv_heads), h.head_dim = static_cast<int>(net.head_dim);
@@ -698,7 +970,7 @@ struct engine::state {
     }
     h.key_row_bytes = row_bytes(options.kv.keys, net.head_dim), h.value_row_bytes = row_bytes(options.kv.values, net.head_dim);
     h.key_type = options.kv.keys, h.value_type = options.kv.values;
-    h.stride = run.tail_stride, h.first = tail_first;
+    h.stride = run.tail_stride, h.place = t.place;
     const index_t rows = net.kv_heads * run.tail_stride;
     h.keys = reinterpret_cast<std::uint8_t*>(run.tail) + number * rows * (h.key_row_bytes + h.value_row_bytes);
     h.values = h.keys + rows * h.key_row_bytes;
@@ -762,7 +1034,7 @@ struct engine::state {
   void forward_chunk(std::span<const token_id> ids, index_t position, std::span<const segment> segments, const forward_run& run, index_t tail_first, index_t rows) {
     const auto tokens = static_cast<index_t>(ids.size());
     need_workspace<T>(tokens);
-    const tables t = make_tables(ids, position, segments, run.rotations.empty() ? run.rotations : run.rotations.subspan(static_cast<std::size_t>(position - run.position), ids.size()), std::max<index_t>(rows, 1));
+    const tables t = make_tables(ids, position, tail_first, segments, run.rotations.empty() ? run.rotations : run.rotations.subspan(static_cast<std::size_t>(position - run.position), ids.size()), std::max<index_t>(rows, 1));
     const device_matrix& e = embedding.parts[0];
     with_dtype(e.type, [&]<dtype Type>() {
       launch("embed_tokens", embed_tokens<Type>, dim3(static_cast<unsigned>(tokens)), 256, 0, e.data, row_bytes(e.type, e.columns), static_cast<int>(net.width), t.ids, net.embedding_scale, x.as<float>());
@@ -770,25 +1042,57 @@ struct engine::state {
     const auto count = static_cast<index_t>(layers.size());
     bool scaled = false;  // `narrow` holds the layer's inputs up to a factor
     for (index_t n = 0; n < count; ++n) {
-      const device_layer& l = layers[static_cast<std::size_t>(n)];
+      const device_layer& l = acquire(n);
       if (scaled) {
         multiply_by_some<product_end::store>(l.query_key_value, narrow.as<bf16>(), tokens, projected.as<float>(), nullptr, true);
       } else {
         normed<T>(x.as<float>(), l.attention_norm, tokens, narrow.as<T>());
         multiply<T, float>(l.query_key_value, narrow.as<T>(), tokens, projected.as<float>(), false);
       }
-      place(t, l, n, tokens, run, tail_first);
+      place(t, l, n, tokens, run);
       const index_t kept = n + 1 == count ? rows : tokens;  // the last layer's keys are written; only the wanted rows go on
-      if (kept == 0) break;
-      const index_t skipped = tokens - kept;
-      attend_arguments a = attention_arguments(t, n, l, kept, position + skipped);
-      a.queries += skipped * a.row_stride;
-      attend<T>(a, t);
-      scaled = finish_layer<T>(l, n + 1 < count ? &l + 1 : nullptr, x.as<float>() + skipped * net.width, kept);
+      if (kept > 0) {
+        const index_t skipped = tokens - kept;
+        attend_arguments a = attention_arguments(t, n, l, kept, skipped);
+        a.queries += skipped * a.row_stride;
+        attend<T>(a, t);
+        scaled = finish_layer<T>(l, n + 1 < count ? &layers[static_cast<std::size_t>(n) + 1] : nullptr, x.as<float>() + skipped * net.width, kept);
+      }
+      done_with(n);
     }
     if (rows > 0) {
       hidden.need(context, rows * net.width * 4, "hidden states", less_context);
       launch("rms_norm", rms_norm<float>, dim3(static_cast<unsigned>(rows)), 256, 0, x.as<float>() + (tokens - rows) * net.width, norm, static_cast<int>(net.width), net.norm_epsilon, hidden.as<float>());
+    }
+  }
+
+  /// forward_chunk of one token: its launches are collected, and if they are those of the token before, to the last argument, they are made one. What differs between tokens lies in memory.
+  template <class T, class... A>
+  void forward_token(const A&... arguments) {
+    const call_list before = std::exchange(calls, {});
+    index_t moves = 0;
+    do {
+      moves = context->moves();
+      calls.clear();
+      collecting = true;
+      try {
+        forward_chunk<T>(arguments...);
+      } catch (...) {
+        collecting = false;
+        calls.clear();
+        graph.clear();
+        throw;
+      }
+      collecting = false;
+    } while (moves != context->moves());  // what was collected may point to where a buffer was
+    const bool again = equal_calls(before, calls);
+    if (!again) graph.clear();
+    if (again && !graph.there() && !graph.make(calls)) options.graphs = false;
+    if (again && graph.there()) {
+      graph.launch(context->stream());
+      ++repeated_steps;
+    } else {
+      for (const auto& c : calls) c->launch(context->stream());
     }
   }
 
@@ -801,10 +1105,11 @@ struct engine::state {
       const index_t rows = std::clamp<index_t>(end - (total - run.rows), 0, tokens);
       const std::vector<segment> seen = segments_until(run, run.position + end);
       const auto ids = run.ids.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(tokens));
-      if (options.kind == arithmetic::f32)
-        forward_chunk<float>(ids, run.position + first, seen, run, run.tail_first + first, rows);
-      else
-        forward_chunk<bf16>(ids, run.position + first, seen, run, run.tail_first + first, rows);
+      const auto compute = [&]<class T>(T) {
+        if (total == 1 && options.graphs && resident == count_of_layers) forward_token<T>(ids, run.position, seen, run, run.tail_first, rows);
+        else forward_chunk<T>(ids, run.position + first, seen, run, run.tail_first + first, rows);
+      };
+      options.kind == arithmetic::f32 ? compute(float{}) : compute(bf16{});
       if (rows == 0) continue;
       check(cudaMemcpyAsync(out, hidden.as<float>(), static_cast<std::size_t>(rows * net.width) * 4, cudaMemcpyDeviceToHost, context->stream()), "download of hidden states");
       out += rows * net.width;
@@ -894,14 +1199,22 @@ struct engine::state {
   device_facts facts;
   std::shared_ptr<device_context> context;
   std::vector<std::shared_ptr<std::byte>> weights;
-  index_t weight_bytes = 0, count_of_layers = 0;
+  index_t weight_bytes = 0, count_of_layers = 0, resident = 0;  ///< resident: layers whose weights stay on the device, the first ones
+  std::string load_advice;
   std::shared_ptr<std::atomic<index_t>> kv_bytes = std::make_shared<std::atomic<index_t>>(0);
   std::uint64_t seed = 1;
-  std::vector<device_layer> layers;
+  std::vector<device_layer> layers;                     ///< matrices of those that are streamed: in host memory
+  layer_stream streamed;
+  std::array<std::vector<device_layer>, 2> in_buffer;  ///< the streamed ones, as they lie in either buffer
+  bool after_copy = false;                              ///< the next kernel waits for a copy too, so it can't begin before those before it end
   stacked_matrices embedding, head;
   const float* norm = nullptr;
   std::vector<const double*> frequencies;
   std::vector<std::byte> staged;
+  call_list calls;  ///< of the last step of one token
+  call_graph graph;
+  bool collecting = false;  ///< launches go to `calls`
+  index_t repeated_steps = 0;
   device_buffer x, added, narrow, projected, attended, both, gated, hidden, logits, scratch, request, angles, partial, ranks, squares;
   std::mutex mutex;
 };
@@ -942,10 +1255,11 @@ void engine::forward(const forward_run& run, float* hidden) { state_->forward(ru
 void engine::project(const float* hidden, index_t rows, float* logits) { state_->project(hidden, rows, logits); }
 std::vector<token_candidate> engine::highest(const float* hidden, const candidate_request& request) { return state_->highest(hidden, request); }
 const device_facts& engine::device() const { return state_->facts; }
+index_t engine::repeated_steps() const { return state_->repeated_steps; }
 
 memory_use engine::memory() const {
   const state& s = *state_;
-  memory_use use{s.weight_bytes, 0, *s.kv_bytes, 0, 0};
+  memory_use use{s.weight_bytes, 0, *s.kv_bytes, 0, 0, s.streamed.host_bytes(), s.resident};
   for (const device_buffer* b : {&s.x, &s.added, &s.narrow, &s.projected, &s.attended, &s.both, &s.gated, &s.hidden, &s.logits, &s.scratch, &s.request, &s.angles, &s.partial, &s.ranks, &s.squares})
     use.workspace += b->bytes();
   std::size_t free = 0, total = 0;

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -96,11 +97,17 @@ struct engine_options {
   arithmetic kind = arithmetic::fast;
   kv_types kv;
   index_t memory_limit = 0;  ///< bytes of device memory that weights, keys and values and intermediate values may take in all; 0: what is free
+  /// So many layers, the first ones, have their weights on the device; those of the others lie in pinned host memory and are copied to the device for each use, two layers at a
+  /// time. All is computed on the device, to the same bits. Not set, or more than there are: all.
+  std::optional<index_t> layers = {};
+  bool graphs = true;  ///< repeat the launches of a step of one token as a CUDA graph where they are those of the step before; to the same bits
 };
 
-/// What the engine holds on the device.
+/// What the engine holds on the device, in bytes. `weights`: with the buffers of layers that aren't there to stay.
 struct memory_use {
   index_t weights = 0, workspace = 0, kv = 0, free = 0, total = 0;
+  index_t host_weights = 0;  ///< pinned, in host memory
+  index_t layers = 0;        ///< whose weights stay on the device
 };
 
 class engine final : public kv_memory {
@@ -129,6 +136,8 @@ class engine final : public kv_memory {
 
   [[nodiscard]] const device_facts& device() const;
   [[nodiscard]] memory_use memory() const;
+  /// How many steps of one token were one launch of a graph.
+  [[nodiscard]] index_t repeated_steps() const;
 
  private:
   struct state;

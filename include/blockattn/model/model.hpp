@@ -54,6 +54,9 @@ struct load_options {
   compute_device device = compute_device::cpu;
   int gpu = 0;  ///< number of the GPU
   index_t gpu_bytes = 0;  ///< of its memory that the model may take with all its keys and values; 0: what is free
+  /// So many layers, the first ones, have their weights on the GPU; the others' stay in host memory, pinned, and go over the bus for each use. Keys, values and all computing are on
+  /// the GPU, the bits are the same. Not set, or more than there are: all.
+  std::optional<index_t> gpu_layers = {};
   index_t context = 0;  ///< tokens of the longest prompt and answer wanted, 0: what the file says; matters where RoPE changes with it (longrope)
   std::optional<dtype> quantize = {};     ///< quantise float weights at load: q8_0 or q4_0 (io/quantize.hpp); they then lie in memory, not in the mapped file
   std::filesystem::path quantized_file = {};  ///< with quantize: also written there, as a GGUF file, which is mapped then instead of keeping the weights in memory
@@ -308,6 +311,8 @@ class model {
 
     std::unique_ptr<const decoder> make_gpu_decoder(const checkpoint& file, const load_options& given) {
       const bool must = given.device == compute_device::cuda;
+      if (given.gpu_layers && *given.gpu_layers < 0)
+        throw argument_error(cat("[model] gpu_layers ", *given.gpu_layers, "; allowed: 0 and more, more than the model has: all. Leave it out for all."));
 #if defined(BLOCKATTN_CUDA)
       try {
         const cuda::device_report found = cuda::find_devices();
@@ -317,7 +322,9 @@ class model {
         if (is_transformed(types.keys) || is_transformed(types.values))
           throw cuda_error(cat("[cuda] keys and values of type ", to_string(types), " are read by the CPU only; allowed on a GPU: f32, f16, bf16, q8_0, q4_0"));
         const bool exact = given.compute == precision::exact;
-        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, types, given.gpu_bytes});
+        auto result = make_cuda_decoder(file, adapters, given.context, {given.gpu, exact ? arithmetic::f32 : arithmetic::fast, types, given.gpu_bytes, given.gpu_layers});
+        const cuda::memory_use use = static_cast<const cuda_decoder&>(*result).engine().memory();
+        blockattn::log(given.log, log_level::info, cat("[cuda] weights of ", use.layers, " of ", result->config().layers, " layers stay on the device: ", use.weights, " bytes there, ", use.host_weights, " in pinned host memory"));
         device_name = cat("cuda ", found.devices[static_cast<std::size_t>(given.gpu)].capability);
         return result;
       } catch (const cuda_error& problem) {

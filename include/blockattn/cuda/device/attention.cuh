@@ -27,7 +27,8 @@ struct attend_arguments {
   std::int64_t row_stride = 0;
   void* out = nullptr;  ///< [T, H * Dh]
   int tokens = 0, heads = 0, kv_heads = 0, head_dim = 0;
-  int position = 0;  ///< of token 0
+  const request_place* place = nullptr;
+  int skipped = 0;  ///< tokens of the request before token 0
   float scale = 1, cap = 0;
   int window = 0;
   bool halves = false;
@@ -43,6 +44,10 @@ struct attend_arguments {
   const std::int32_t* split_begin = nullptr;
   int splits = 1;
   float* partial = nullptr;  ///< if splits > 1: sums [splits, Hkv, rows, Dh], then maximum and total [splits, Hkv, rows, 2]
+  bool operator==(const attend_arguments&) const = default;
+
+  /// Position of token 0.
+  [[nodiscard]] __device__ int position() const { return place->position + skipped; }
 };
 
 /// Row `t` of keys (half 0) or values (half 1) of a KV head.
@@ -124,7 +129,7 @@ __global__ void __launch_bounds__(32 * plain_warps) attend_plain(attend_argument
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
   float* turned = memory + plain_warps * (a.head_dim + 2);
   const float* q = a.queries + token * a.row_stride + head * a.head_dim;
-  const int own = a.position + token;
+  const int own = a.position() + token;
   float sums[8] = {};
   float top = -INFINITY, total = 0;
   for (int i = 0; i < a.segment_count; ++i) {

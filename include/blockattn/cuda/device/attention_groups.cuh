@@ -21,13 +21,15 @@ template <int Dh, int Units, bool Packed, int Keys = group_keys<Dh>>
 struct group_layout {
   static constexpr int slots = Packed || Dh == 64 ? 3 : 4;  ///< of the ring
   static constexpr int rows = 128 * Units;
-  static constexpr int tile = Keys * Dh * 2, packed_row = Dh / 32 * 34;
+  static constexpr int tile = Keys * Dh * 2;
+  static constexpr int packed_row = (Dh / 32 * 34 + 24 + 15) / 16 * 16;             ///< a row's room: one that is copied alone brings up to 12 bytes more at both ends
   static constexpr int keys = rows * Dh * 2, values = keys + slots * tile;
-  static constexpr int packed = values + slots * tile;                              ///< [2 groups, 2, Keys] rows as they lie in device memory
+  static constexpr int packed = values + slots * tile;                              ///< [2 groups, 2, Keys] rows as they lie in device memory, runs of them without gaps
   static constexpr int places = packed + (Packed ? 4 * Keys * packed_row : 0);      ///< [slots, Keys] key_place
-  static constexpr int pending = places + slots * Keys * 8;                         ///< [2 groups, Keys] the places of the packed rows
-  static constexpr int barriers = pending + (Packed ? 2 * Keys * 8 : 0);
-  static constexpr int bytes = barriers + 2 * slots * 8 + 1024;
+  static constexpr int pending = places + slots * Keys * 8;                         ///< [2 groups, 2, Keys] packed_place
+  static constexpr int barriers = pending + (Packed ? 4 * Keys * 16 : 0);
+  static constexpr int arrived = barriers + 2 * slots * 8;                          ///< [2 groups, 2] the packed rows are there
+  static constexpr int bytes = arrived + (Packed ? 4 * 8 : 0) + 1024;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -40,7 +42,7 @@ __device__ inline std::uint32_t group_place(unsigned row, unsigned chunk) {
 
 /// What a thread block works on: rows at positions low to high, and the items of its split.
 struct group_work {
-  int kv_head, first_row, low, high, first_item, last_item;
+  int kv_head, first_row, position, low, high, first_item, last_item;
 
   /// The item's keys that some row sees: from x up to y.
   __device__ int2 seen(const attend_arguments& a, const work_item& w) const {
@@ -226,11 +228,10 @@ struct packed_eight {
   std::uint32_t words[2];
   __half2 scale;
 
-  /// Of the block at `row + block`, those from byte `first` of the row on; `shift`: of the half-bytes. Rows are aligned to 4 bytes.
-  __device__ void load(const std::uint8_t* row, unsigned block, unsigned first, unsigned shift) {
-    scale = __half2half2(*reinterpret_cast<const __half*>(row + block));
-    const auto* from = reinterpret_cast<const std::uint32_t*>(row + first / 4 * 4);
-    const unsigned skipped = first % 4 * 8;  // 0 or 16
+  /// Of the block at `block`, those that begin `skipped` bits, 0 or 16, after `words`, which is aligned to 4 bytes; `shift`: of the half-bytes.
+  __device__ void load(const std::uint8_t* block, const std::uint8_t* words_at, unsigned skipped, unsigned shift) {
+    scale = __half2half2(*reinterpret_cast<const __half*>(block));
+    const auto* from = reinterpret_cast<const std::uint32_t*>(words_at);
     const std::uint32_t middle = from[1];
     words[0] = __funnelshift_r(from[0], middle, skipped), words[1] = __funnelshift_r(middle, from[2], skipped);
 #pragma unroll
@@ -283,87 +284,141 @@ struct packed_turner {
   }
 };
 
-template <int Bytes>
-__device__ inline void copy_piece(std::uint32_t to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(Bytes));
+/// Brings the angles of the work's segments to the L1 cache. True: never.
+template <int Dh>
+__device__ inline bool touch_angles(const attend_arguments& a, const group_work& work) {
+  constexpr int lines = Dh / 64;  // of 128 bytes, in a row of angles
+  bool strange = false;
+  if (a.channels == 0) return strange;
+#pragma unroll 1
+  for (int i = work.first_item * 2 * lines + static_cast<int>(threadIdx.x % 256); i < work.last_item * 2 * lines; i += 256) {
+    const int rotation = a.segments[a.items[i / (2 * lines)].segment].rotation;
+    if (rotation >= 0) strange = strange || (i % 2 == 0 ? a.cosine : a.sine)[static_cast<std::int64_t>(rotation) * (Dh / 2) + i / 2 % lines * 32] > 2;
+  }
+  return strange;
 }
 
-/// The same with rows that lie packed: they come to shared memory as they lie, two tiles ahead, and belong to the threads that unpack them.
+/// The value, which the compiler then keeps instead of computing it anew wherever registers are few.
+__device__ inline unsigned kept(unsigned value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+/// A packed row of a tile: its key's position (INT_MAX: there is none) and rotation, and the byte at which it begins among the packed rows.
+struct alignas(16) packed_place {
+  int position, rotation, at, unused;
+};
+
+/// The same with rows that lie packed. Keys of a segment, and values, are one piece of device memory: a warp has it copied as it lies, while the group unpacks what came before.
 template <class Layout, int Dh, int Keys, bool Halves, bool WideKeys, bool WideValues>
 struct tile_unpacker {
-  static constexpr unsigned chunks = Dh / 16, step = 128 / chunks, piece = Dh / 16, passes = Keys / step;
+  static constexpr unsigned chunks = Dh / 16, step = 128 / chunks, passes = Keys / step;
   static_assert(Keys % step == 0);
   const attend_arguments& a;
   const int tiles;
-  const unsigned group = threadIdx.x / 128 % 2, chunk = threadIdx.x % chunks, lane_row = threadIdx.x % 128 / chunks;
+  const unsigned group = threadIdx.x / 128 % 2, warp = threadIdx.x / 32 % 4, chunk = threadIdx.x % chunks, lane_row = first_row();
   std::uint8_t* memory;
   std::uint32_t shared;
   key_cursor cursor;
   packed_turner<Dh, Halves> turner;
 
-  [[nodiscard]] __device__ std::uint32_t packed(int half, unsigned row) const { return Layout::packed + ((2 * group + half) * Keys + row) * Layout::packed_row; }
-  [[nodiscard]] __device__ key_place* pending() const { return reinterpret_cast<key_place*>(memory + Layout::pending) + group * Keys; }
+  /// The thread's row of each pass. A warp's rows are such that what they read and write lies in different banks.
+  static __device__ unsigned first_row() {
+    const unsigned warp = threadIdx.x / 32 % 4, part = threadIdx.x % 32 / chunks;
+    return Dh == 128 ? warp + 4 * part : 8 * (part / 2) + (2 * warp + part % 2 * 5) % 8;
+  }
+  [[nodiscard]] __device__ std::uint32_t packed(unsigned half) const { return Layout::packed + (2 * group + half) * Keys * Layout::packed_row; }
+  [[nodiscard]] __device__ packed_place* pending(unsigned half) const { return reinterpret_cast<packed_place*>(memory + Layout::pending) + (2 * group + half) * Keys; }
+  [[nodiscard]] __device__ std::uint32_t arrived(unsigned half) const { return shared + Layout::arrived + 8 * (2 * group + half); }
 
-  __device__ void copy(int tile, unsigned row) {
-    const int key = tile * Keys + static_cast<int>(row);
-    const bool there = tile < tiles && cursor.seek(a, key);
-    if (chunk == 0) pending()[row] = there ? cursor.place(key) : key_place{INT_MAX, -1};
-    if (there) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        constexpr unsigned pieces[2] = {WideKeys ? 17 : 9, WideValues ? 17 : 9};
-        const std::uint8_t* from = cursor.row(a, half, key) + chunk * piece;
-        const std::uint32_t to = shared + packed(half, row) + chunk * piece;
-#pragma unroll
-        for (unsigned i = 0; i < pieces[half]; i += chunks)
-          if (i + chunks <= pieces[half] || chunk + i < pieces[half]) copy_piece<piece>(to + i * piece, from + i * piece);
+  /// Waits for the group: all have read what the next copy overwrites.
+  __device__ void meet() const {
+    __syncwarp();
+    asm volatile("bar.sync %0, 128;" ::"r"(5 + group) : "memory");
+  }
+
+  /// Starts the copies of the tile's keys (half 0) or values, a piece of each segment; for a whole warp. A copy begins and ends at multiples of 16 bytes around the piece.
+  __device__ void copy(unsigned half, int tile) {
+    if (tile >= tiles) return;
+    const int tile_begin = tile * Keys;
+    const auto row_bytes = static_cast<int>(a.row_bytes[half]);
+#pragma unroll 1
+    for (int row = static_cast<int>(threadIdx.x % 32); row < Keys; row += 32) {
+      const int key = tile_begin + row;
+      packed_place place{INT_MAX, -1, 0, 0};
+      if (cursor.seek(a, key)) {
+        const int first = max(cursor.begin, tile_begin), to = (first - tile_begin) * Layout::packed_row;
+        const std::uint8_t* from = cursor.row(a, half, first);
+        const int before = static_cast<int>(reinterpret_cast<std::uintptr_t>(from) % 16);
+        if (key == first) {
+          const int bytes = (before + (min(cursor.end, tile_begin + Keys) - first) * row_bytes + 15) / 16 * 16;
+          barrier_expect(arrived(half), bytes);
+          copy_bulk(shared + packed(half) + to, from - before, bytes, arrived(half));
+        }
+        place = {cursor.place(key).position, cursor.rotation, to + before + (key - first) * row_bytes, 0};
       }
+      *reinterpret_cast<int4*>(pending(half) + row) = *reinterpret_cast<const int4*>(&place);
     }
-    commit_copies();
+    barrier_arrive(arrived(half));
   }
 
   template <int Half, bool Wide>
-  __device__ void unpack(int slot, unsigned row, const key_place& place) {
+  __device__ void unpack(int slot) {
     constexpr unsigned block_bytes = packed_eight<Wide>::block_bytes, further = Dh / 64 * block_bytes;
     const unsigned block = chunk / 4 * block_bytes, first = block + 2 + (Wide ? chunk % 4 : chunk % 2) * 8, shift = chunk % 4 < 2 ? 0 : 4;
-    packed_eight<Wide> low, high;
-    low.load(memory + packed(Half, row), block, first, shift);
-    high.load(memory + packed(Half, row), block + further, first + further, shift);
-    alignas(16) __half2 x[4], y[4];
-    low.unpack(x);
-    high.unpack(y);
-    if (Half == 0 && place.rotation >= 0) {
-      turner.prepare(a, place.rotation, chunk);
-      turner.turn(x, y);
+    const unsigned skipped = first % 4 * 8, far_skipped = further % 4 == 0 ? skipped : (first + further) % 4 * 8;
+    const std::uint8_t* blocks = memory + kept(packed(Half) + block);
+    const std::uint8_t* words = memory + kept(packed(Half) + first / 4 * 4);
+    const unsigned beyond = further % 4 == 0 ? further : (first + further) / 4 * 4 - first / 4 * 4;
+    static_assert(step % 8 == 0 && Keys <= 128);  // so a thread's chunks lie at the same place in all of its rows
+    if (const unsigned row = threadIdx.x % 128; Half == 0 && row < Keys) {
+      const int4 place = *reinterpret_cast<const int4*>(pending(0) + row);
+      reinterpret_cast<key_place*>(memory + Layout::places)[slot * Keys + row] = {place.x, place.y};
     }
-    if (place.position == INT_MAX) {  // there is no such key: what lies here is an earlier one
+    unsigned place_at = kept(Layout::pending + ((2 * group + Half) * Keys + lane_row) * static_cast<unsigned>(sizeof(packed_place)));
+    unsigned to = kept((Half == 0 ? Layout::keys : Layout::values) + slot * Layout::tile + group_place<Keys>(lane_row, chunk));
+    const unsigned across = Dh == 128 ? Keys * 128 : group_place<Keys>(lane_row, chunk + chunks) - group_place<Keys>(lane_row, chunk);
+#pragma unroll(Half == 0 ? 1 : 2)
+    for (unsigned pass = 0; pass < passes; ++pass) {
+      const int4 place = *reinterpret_cast<const int4*>(memory + place_at);  // a packed_place
+      packed_eight<Wide> low, high;
+      low.load(blocks + place.z, words + place.z, skipped, shift);
+      high.load(blocks + place.z + further, words + place.z + beyond, far_skipped, shift);
+      alignas(16) __half2 x[4], y[4];
+      low.unpack(x);
+      high.unpack(y);
+      if (Half == 0 && place.y >= 0) {
+        turner.prepare(a, place.y, chunk);
+        turner.turn(x, y);
+      }
+      if (place.x == INT_MAX) {  // there is no such key: what lies here is an earlier one
 #pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = y[i] = __float2half2_rn(0);
+        for (int i = 0; i < 4; ++i) x[i] = y[i] = __float2half2_rn(0);
+      }
+      *reinterpret_cast<uint4*>(memory + to) = *reinterpret_cast<const uint4*>(x);
+      *reinterpret_cast<uint4*>(memory + (to + across)) = *reinterpret_cast<const uint4*>(y);
+      place_at = kept(place_at + step * static_cast<unsigned>(sizeof(packed_place))), to = kept(to + step * 128);
     }
-    std::uint8_t* to = memory + (Half == 0 ? Layout::keys : Layout::values) + slot * Layout::tile;
-    *reinterpret_cast<uint4*>(to + group_place<Keys>(row, chunk)) = *reinterpret_cast<const uint4*>(x);
-    *reinterpret_cast<uint4*>(to + group_place<Keys>(row, chunk + chunks)) = *reinterpret_cast<const uint4*>(y);
   }
 
   __device__ void run(int first, ring_barriers<Layout::slots> ring) {
-#pragma unroll 1
-    for (unsigned row = lane_row; row < Keys; row += step) copy(first, row);
-    for (int tile = first; tile < tiles; tile += 2) {
+    prepare_bulk();
+    if (warp < 2) copy(warp, first);
+    if (touch_angles<Dh>(a, cursor.work)) return;
+    std::uint32_t parity = 0;
+    for (int tile = first; tile < tiles; tile += 2, parity ^= 1) {
       const int slot = tile % Layout::slots;
       ring.wait_empty(tile);
-#pragma unroll 1
-      for (unsigned row = lane_row; row < Keys; row += step) {
-        wait_copies<passes - 1>();
-        __syncwarp();
-        const key_place place = pending()[row];
-        if (chunk == 0) reinterpret_cast<key_place*>(memory + Layout::places)[slot * Keys + row] = place;
-        unpack<0, WideKeys>(slot, row, place);
-        unpack<1, WideValues>(slot, row, place);
-        __syncwarp();
-        copy(tile + 2, row);
-      }
+      barrier_wait(arrived(0), parity);
+      unpack<0, WideKeys>(slot);
+      meet();
+      if (warp == 0) copy(0, tile + 2);
+      barrier_wait(arrived(1), parity);
+      unpack<1, WideValues>(slot);
       publish_shared();
       barrier_arrive(ring.full(slot));
+      meet();
+      if (warp == 1) copy(1, tile + 2);
     }
   }
 };
@@ -406,11 +461,11 @@ __device__ inline bool hides(const attend_arguments& a, const group_work& work, 
   return __any_sync(0xffffffffU, hidden);
 }
 
-/// Scores of keys that a row doesn't see become -inf. `row`: the warp's first one.
+/// Scores of keys that a row doesn't see become -inf. `row`: the warp's first one; `position`: of the query's first token.
 template <int Keys>
-__device__ inline void hide_scores(const attend_arguments& a, const key_place* places, int row, float (&s)[Keys / 2]) {
+__device__ inline void hide_scores(const attend_arguments& a, int position, const key_place* places, int row, float (&s)[Keys / 2]) {
   const int lane = static_cast<int>(threadIdx.x % 32), group = a.heads / a.kv_heads;
-  const int own[2] = {a.position + (row + lane / 4) / group, a.position + (row + lane / 4 + 8) / group};
+  const int own[2] = {position + (row + lane / 4) / group, position + (row + lane / 4 + 8) / group};
 #pragma unroll
   for (int i = 0; i < Keys / 2; ++i) {
     const int key = places[i / 4 * 8 + lane % 4 * 2 + i % 2].position, mine = own[i % 4 / 2];
@@ -521,7 +576,7 @@ __device__ inline void multiply_all(const attend_arguments& a, const group_work&
 #pragma unroll
         for (int i = 0; i < Keys / 2; ++i) scores[i] = a.cap * tanh_of(scores[i] * (a.scale / a.cap));
       }
-      if (hidden) hide_scores<Keys>(a, places, row + u * 64, scores);
+      if (hidden) hide_scores<Keys>(a, work.position, places, row + u * 64, scores);
       soften_group<Keys>(scale, scores, top[u], total[u], shrink);
       if (__any_sync(0xffffffffU, shrink[0] != 1 || shrink[1] != 1)) {
 #pragma unroll
@@ -578,21 +633,23 @@ __device__ inline void attend_groups_body(const attend_arguments& a) {
       barrier_init(ring.full(slot), 128);
       barrier_init(ring.empty(slot), 8);  // a thread of each warp that multiplies
     }
+    for (int i = 0; Packed && i < 4; ++i) barrier_init(shared + layout::arrived + 8 * i, 32);  // a warp that copies
     publish_shared();
     // the tables were there before the first kernel that may run beside this one
     const int group = a.heads / a.kv_heads, rows = a.tokens * group, split = static_cast<int>(blockIdx.z);
     work.kv_head = static_cast<int>(blockIdx.y);
     work.first_row = static_cast<int>(gridDim.x - 1 - blockIdx.x) * layout::rows;  // the last rows see most: they start first
-    work.low = a.position + work.first_row / group, work.high = a.position + (min(work.first_row + layout::rows, rows) - 1) / group;
+    work.position = a.position();
+    work.low = work.position + work.first_row / group, work.high = work.position + (min(work.first_row + layout::rows, rows) - 1) / group;
     work.first_item = a.split_begin[split], work.last_item = a.split_begin[split + 1];
   }
   __syncthreads();
   const int role = static_cast<int>(threadIdx.x) / 128;
   if (role < 2) {
-    take_registers<208>();
+    take_registers<Packed ? 200 : 208>();
     multiply_all<layout, std::conditional_t<Packed, __half, bf16>, Dh, Units, keys>(a, work, memory, shared, ring);
   } else {
-    give_registers<48>();
+    give_registers<Packed ? 56 : 48>();
     if (a.halves) fill_all<layout, Dh, keys, Packed, true>(a, work, role - 2, memory, shared, ring);
     else fill_all<layout, Dh, keys, Packed, false>(a, work, role - 2, memory, shared, ring);
   }

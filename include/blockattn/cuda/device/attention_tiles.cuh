@@ -52,6 +52,7 @@ struct tile_cursor {
   int item, last_item;
   int begin = 0, end = 0;  ///< keys of the item's segment left to do
   device_segment segment;
+  int position;   ///< of the query's first token
   int low, high;  ///< positions of the block's first and last row
 
   /// Moves to the next tile; false at the end.
@@ -165,7 +166,7 @@ __device__ inline void finish_scores(const attend_arguments& a, const tile_curso
       if (a.cap > 0) x = a.cap * log2e * tanhf(x);
       if (masked) {
         const int k = key + n * 8 + lane % 4 * 2 + i % 2;
-        const int own = a.position + (row + lane / 4 + i / 2 * 8) / group - at.segment.position;
+        const int own = at.position + (row + lane / 4 + i / 2 * 8) / group - at.segment.position;
         if (k >= at.end || k > own || (a.window > 0 && k <= own - a.window) || k < 0) x = -INFINITY;
       }
       s[n][i] = x;
@@ -297,7 +298,8 @@ __global__ void __launch_bounds__(tile_threads) attend_tiles(attend_arguments a)
   for (int u = 0; u < Units; ++u) state.top[u][0] = state.top[u][1] = -INFINITY, state.total[u][0] = state.total[u][1] = 0;
   tile_cursor at;
   at.item = a.split_begin[split], at.last_item = a.split_begin[split + 1];
-  at.low = a.position + first_row / group, at.high = a.position + (min(first_row + tile_rows, rows) - 1) / group;
+  at.position = a.position();
+  at.low = at.position + first_row / group, at.high = at.position + (min(first_row + tile_rows, rows) - 1) / group;
   constexpr int stages = tile_stages<Shared>;
   tile_cursor ahead = at;
   const auto fetch = [&](const tile_cursor& tile, int into) {

@@ -27,6 +27,13 @@ __device__ inline T from_float(float x) {
   else return __float2half(x);
 }
 
+/// Where a request's tokens stand. It changes from one generated token to the next where nothing else does, so it lies in memory and isn't among kernels' arguments.
+struct request_place {
+  std::int64_t first;     ///< row of the first token in the tail
+  std::int32_t position;  ///< of the first token
+  std::int32_t pad;
+};
+
 /// Two values of type T (bfloat16 or half) in one register, x in the low half.
 template <class T>
 __device__ inline std::uint32_t pair_of(float x, float y) {

@@ -29,6 +29,7 @@ struct product_arguments {
   const float* x_squares = nullptr;  ///< the same of x, nullptr: x is what is to be multiplied
   int x_tiles = 0;
   float epsilon = 0;
+  bool operator==(const product_arguments&) const = default;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

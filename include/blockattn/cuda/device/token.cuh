@@ -108,14 +108,14 @@ __global__ void convert(const float* x, std::int64_t count, Out* y) {
   for (std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < count; at += stride) y[at] = from_float<Out>(x[at]);
 }
 
-/// Cosines and sines [count, pairs] of the angles (first + step of row t) * frequency[i], times `magnitude`; rows are `positions[t]` if that isn't nullptr. Double precision.
-__global__ inline void make_angles(const double* frequency, int pairs, double first, const double* positions, int count, double magnitude, float* cosine, float* sine) {
+/// Cosines and sines [count, pairs] of the angles (place's position + t) * frequency[i], times `magnitude`; of positions[t] * frequency[i] if that isn't nullptr. Double precision.
+__global__ inline void make_angles(const double* frequency, int pairs, const request_place* place, const double* positions, int count, double magnitude, float* cosine, float* sine) {
   wait_for_inputs();
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= static_cast<std::int64_t>(count) * pairs) return;
   const std::int64_t t = at / pairs;
   double s, c;
-  sincos((positions != nullptr ? positions[t] : first + static_cast<double>(t)) * frequency[at % pairs], &s, &c);
+  sincos((positions != nullptr ? positions[t] : static_cast<double>(place->position + t)) * frequency[at % pairs], &s, &c);
   cosine[at] = static_cast<float>(magnitude * c);
   sine[at] = static_cast<float>(magnitude * s);
 }
@@ -138,8 +138,10 @@ struct head_arguments {
   int channels = 0;                                ///< that RoPE turns
   bool halves = false;
   std::uint8_t *keys = nullptr, *values = nullptr;  ///< of the layer in the tail: [Hkv, stride, Dh]
-  std::int64_t key_row_bytes = 0, value_row_bytes = 0, stride = 0, first = 0;
+  std::int64_t key_row_bytes = 0, value_row_bytes = 0, stride = 0;
+  const request_place* place = nullptr;
   dtype key_type = dtype::bf16, value_type = dtype::bf16;
+  bool operator==(const head_arguments&) const = default;
 };
 
 /// Stores one head of 32 lanes' values; lane i has channels i, i + 32, …
@@ -233,7 +235,7 @@ __global__ inline void place_heads(head_arguments a) {
       finish_head(a, x, from, part(a.key_bias, k * a.head_dim), part(a.key_norm, a.norm_whole ? k * a.head_dim : 0), key_mean, true);
     else
       finish_head(a, x, from, part(a.value_bias, k * a.head_dim), nullptr, 0, false);
-    const std::int64_t at = k * a.stride + a.first + blockIdx.x;
+    const std::int64_t at = k * a.stride + a.place->first + blockIdx.x;
     if (is_key) store_head(a.key_type, x, a.head_dim, a.keys + at * a.key_row_bytes);
     else store_head(a.value_type, x, a.head_dim, a.values + at * a.value_row_bytes);
     __syncwarp();

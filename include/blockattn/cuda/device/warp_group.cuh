@@ -42,6 +42,14 @@ __device__ inline void give_registers() {
 
 __device__ inline void barrier_init(std::uint32_t barrier, int arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory"); }
 __device__ inline void barrier_arrive(std::uint32_t barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+/// The phase isn't over before copies have brought so many bytes more; to be called before the thread's own arrival.
+__device__ inline void barrier_expect(std::uint32_t barrier, std::uint32_t bytes) { asm volatile("mbarrier.expect_tx.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory"); }
+/// Copies from global to shared memory, beside all threads; the barrier counts the bytes. They are a multiple of 16, as both addresses are.
+__device__ inline void copy_bulk(std::uint32_t to, const void* from, std::uint32_t bytes, std::uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+/// Lets this thread's copy_bulk read what kernels before have written, once it has waited for them.
+__device__ inline void prepare_bulk() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 /// Waits until the phase with this parity (0: the first one) is over.
 __device__ inline void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   asm volatile(
