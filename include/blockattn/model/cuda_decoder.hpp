@@ -27,6 +27,10 @@ class cuda_decoder final : public decoder {
     for (const layer_weights& w : weights.layers)
       for (const linear_weight* m : {&w.query, &w.key, &w.value, &w.output, &w.feed_forward.gate, &w.feed_forward.up, &w.feed_forward.down})
         token_operations_ += 2 * m->base.rows * m->base.columns;
+    if (!weights.layers.empty()) {
+      const layer_weights& w = weights.layers.back();
+      for (const linear_weight* m : {&w.output, &w.feed_forward.gate, &w.feed_forward.up, &w.feed_forward.down}) last_operations_ += 2 * m->base.rows * m->base.columns;
+    }
     engine_ = std::make_shared<cuda::engine>(describe_network(config_, weights, Family::facts).facts, options);
   }
 
@@ -92,7 +96,7 @@ class cuda_decoder final : public decoder {
       part.tail = run.tail->data(), part.tail_stride = run.tail->capacity(), part.tail_first = tail_first;
       part.rows = rows;
       if (!request.rotations.empty()) part.rotations = request.rotations.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-      if (compute.operations != nullptr) compute.count(count * token_operations_ + attention_operations(part));
+      if (compute.operations != nullptr) compute.count(count * token_operations_ - (count - rows) * last_operations_ + attention_operations(part));
       engine_->forward(part, hidden.data() + (request.rows == hidden_rows::all ? first * config_.width : 0));
       done += count;
     }
@@ -112,15 +116,19 @@ class cuda_decoder final : public decoder {
     std::vector<kv_segment> segments;
     for (const cuda::segment& s : run.segments) segments.push_back({{nullptr, nullptr, s.tokens, s.stride, {}}, s.rotation, s.position});
     std::map<index_t, index_t> of_window;
-    index_t sum = 0;
-    for (const layer_positions& p : config_.positions) {
-      const auto [at, is_new] = of_window.try_emplace(p.window, 0);
+    const auto of_last = [&](index_t tokens, index_t window) {
       attention_rule rule;
-      rule.window = p.window;
-      if (is_new) at->second = detail::attention_operations(static_cast<index_t>(run.ids.size()), run.position, {config_.heads, config_.kv_heads, config_.head_dim}, rule, segments);
+      rule.window = window;
+      const auto all = static_cast<index_t>(run.ids.size());
+      return detail::attention_operations(tokens, run.position + all - tokens, {config_.heads, config_.kv_heads, config_.head_dim}, rule, segments);
+    };
+    index_t sum = 0;
+    for (std::size_t l = 0; l + 1 < config_.positions.size(); ++l) {
+      const auto [at, is_new] = of_window.try_emplace(config_.positions[l].window, 0);
+      if (is_new) at->second = of_last(static_cast<index_t>(run.ids.size()), config_.positions[l].window);
       sum += at->second;
     }
-    return sum;
+    return sum + of_last(run.rows, config_.positions.back().window);  // the last layer goes on with the rows that are wanted
   }
 
   /// The placed blocks, then the tail's pieces.
@@ -150,6 +158,7 @@ class cuda_decoder final : public decoder {
 
   model_config config_;
   index_t token_operations_ = 0;  ///< of the layers' matrices
+  index_t last_operations_ = 0;   ///< of those of the last layer that only wanted rows go through
   std::shared_ptr<cuda::engine> engine_;
 };
 
