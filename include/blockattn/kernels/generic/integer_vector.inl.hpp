@@ -1,8 +1,8 @@
 // One token's products with a chunk of a panel, the integers going from the records through registers: generation streams each weight once. Included by
 // integer.inl.hpp. The sums are those of integer_tile() in its order, to the bit.
 
-/// How many bytes ahead of the record at hand memory is asked for.
-inline constexpr index_t vector_ahead = 4096;
+/// How many bytes ahead of the record at hand memory is asked for, into the second cache: the first one keeps fewer requests open, a third of the pace.
+inline constexpr index_t vector_ahead = 16384;
 
 /// sum += the products of the steps of one scale, `half` of a record.
 template <class Kind, int LowBits, int HighBits, bool Levels>
@@ -45,7 +45,7 @@ inline void integer_vector(const interleaved_format& f, const std::byte* record,
   for (index_t g = 0; g < groups; ++g, record += bytes) {
     const auto* low = reinterpret_cast<const std::uint32_t*>(record);
     const auto* high = low + LowBits * panel_width;
-    for (index_t at = 0; at < bytes; at += 64) __builtin_prefetch(record + vector_ahead + at);
+    for (index_t at = 0; at < bytes; at += 64) __builtin_prefetch(record + vector_ahead + at, 0, 2);
     const vf d = splat_float_at(x.scales + 4 * g);
 #pragma GCC unroll 2
     for (int h = 0; h < Kind::halves; ++h, scales += panel_width) {
