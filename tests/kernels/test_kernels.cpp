@@ -368,7 +368,7 @@ double attention_error(const kernel_table& k, arithmetic kind, const attention_c
   const index_t step = rows > 30 ? 7 : 1;  // of many rows some, in every lane
   for (index_t r = 0; r < rows; r += step) {
     const float* q = queries.data() + r / c.group * args.query_stride + (c.group + r % c.group) * c.head_dim;
-    const auto visible = static_cast<std::ptrdiff_t>(args.position + r / c.group + 1);
+    const auto visible = static_cast<std::ptrdiff_t>(args.position[r / c.group] + 1);
     const auto hidden = c.window > 0 ? std::max<std::ptrdiff_t>(visible - static_cast<std::ptrdiff_t>(c.window), 0) : 0;
     const auto expected = blockattn_test::attention(std::vector<double>(q, q + c.head_dim), {keys.begin() + hidden, keys.begin() + visible},
                                                     {values.begin() + hidden, values.begin() + visible}, args.scale, c.soft_cap);
