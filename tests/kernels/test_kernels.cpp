@@ -1,5 +1,7 @@
 // Every kernel at every level that this processor has, against oracles in double precision: remainders, misalignment, all types.
 
+#include <optional>
+
 #include "kernels/kernel_operands.hpp"
 
 using namespace blockattn;
