@@ -93,7 +93,9 @@ TEST_CASE("quantised keys that are moved are quantised once more, and no more th
 TEST_CASE("quantised keys and values stay near float ones, and fingerprints tell the types apart", "[model][laws][kv]") {
   const block_ids blocks = some_blocks({9, 40, 21, 12}, 6);
   const auto expected = logits_of(loaded(dtype::f32), blocks);
-  CHECK(difference(expected, logits_of(loaded(dtype::q8_0), blocks)) < 1e-2);  // most of it is what moves activations across the steps of their 8 bits, at levels that multiply bytes
+  // Levels of 16 lanes sum in another order, which moves other activations across the steps of their 8 bits.
+  const bool wide_level = kernels_of(loaded(dtype::q8_0).level()).panel_rows == 32;
+  CHECK(difference(expected, logits_of(loaded(dtype::q8_0), blocks)) < (wide_level ? 1e-2 : 5e-3));
   CHECK(difference(expected, logits_of(loaded({dtype::q8_0, dtype::q4_0}), blocks)) < 1e-1);
   CHECK(difference(expected, logits_of(loaded(dtype::q4_0), blocks)) < 1e-1);
   CHECK(difference(expected, logits_of(loaded(dtype::q4_h), blocks)) < 3e-2);
