@@ -25,11 +25,11 @@ struct cache_blend_plan {
     if (check >= m.config().layers) throw argument_error(cat("[plan] cacheblend: check=", check, "; the model has the layers 0 to ", m.config().layers - 1));
     if (run.reusable() == 0) return run.finish_blocks();
     const auto blocks = run.encode_alone(0, run.reusable());
-    const auto fresh = first_layers(run);
+    const std::vector<token_id> ids = tokens_of(run);
+    const auto fresh = first_layers(run, ids);
     const auto mixed = mix(m, blocks, *fresh);
     const std::vector<bool> chosen = choose(m, *fresh, *mixed);
     const auto cached = static_cast<index_t>(chosen.size());
-    const std::vector<token_id> ids = tokens_of(run);
     token_run again;
     for (index_t i = 0; i < cached; ++i)
       if (chosen[static_cast<std::size_t>(i)]) {
@@ -38,8 +38,7 @@ struct cache_blend_plan {
       }
     std::vector<token_id> rest = run.rest();
     run.begin_with(m.tail_from(mixed, cached + static_cast<index_t>(rest.size())), blocks);
-    const std::vector<token_run> replaced(again.ids.empty() ? 0 : 1, again);
-    run.finish(replaced, std::move(rest), cached, static_cast<double>(cached));
+    run.finish(std::span(&again, again.ids.empty() ? 0U : 1U), std::move(rest), cached, static_cast<double>(cached));
   }
 
  private:
@@ -51,8 +50,7 @@ struct cache_blend_plan {
   }
 
   /// Keys and values of all tokens in the layers 0 to `check` under full attention; the other layers are undefined.
-  [[nodiscard]] std::shared_ptr<const kv_block> first_layers(prompt_run& run) const {
-    const std::vector<token_id> ids = tokens_of(run);
+  [[nodiscard]] std::shared_ptr<const kv_block> first_layers(prompt_run& run, std::span<const token_id> ids) const {
     kv_tail tail = run.get_model().make_tail(static_cast<index_t>(ids.size()));
     forward_control control = run.control();
     control.layers = check + 1;
