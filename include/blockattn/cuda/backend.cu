@@ -673,13 +673,10 @@ struct engine::state {
 
   // ---- the tables of a request
 
-  struct tables {
-    const request_place* place = nullptr;
-    const token_id* ids = nullptr;
+  /// Segments that one attention call goes over.
+  struct segment_group {
     const device_segment* segments = nullptr;
-    index_t segment_count = 0, tokens = 0, keys = 0;
-    std::vector<const float*> cosine, sine;                ///< of the tokens, one a RoPE
-    std::vector<const float*> segment_cosine, segment_sine;  ///< of the segments' rotations, one a RoPE
+    index_t segment_count = 0, keys = 0;
     /// The keys in pieces: for all tokens, and for the last ones alone in the last layer.
     struct shares {
       const work_item* items = nullptr;
@@ -687,6 +684,16 @@ struct engine::state {
       index_t splits = 1;
     };
     shares all, last;
+  };
+
+  struct tables {
+    const request_place* place = nullptr;
+    const token_id* ids = nullptr;
+    index_t tokens = 0;
+    segment_group others, scaled;  ///< if none are scaled, all are `others`
+    segment_scaling scaling;
+    std::vector<const float*> cosine, sine;                ///< of the tokens, one a RoPE
+    std::vector<const float*> segment_cosine, segment_sine;  ///< of the segments' rotations, one a RoPE
   };
 
   /// Cuts the segments' keys into pieces of about the same size, one list for each split; cuts lie at multiples of tile_keys.
@@ -741,8 +748,28 @@ struct engine::state {
   /// Units of 64 rows that each of its two groups owns.
   [[nodiscard]] static index_t group_units(index_t rows, index_t keys) { return rows <= 128 || (rows <= 256 && keys <= 4096) ? 1 : 2; }
 
+  /// Whether keys and values that are copied as they lie, in pieces of 16 bytes, begin at multiples of that: beside quantised ones, not for every number of KV heads.
+  [[nodiscard]] bool pieces_are_aligned() const {
+    const auto copied = [](dtype type) { return type == dtype::bf16 || type == dtype::f16; };
+    if (!copied(options.kv.keys) && !copied(options.kv.values)) return true;
+    const index_t keys = net.kv_heads * row_bytes(options.kv.keys, net.head_dim), values = net.kv_heads * row_bytes(options.kv.values, net.head_dim);
+    return keys % 16 == 0 && (keys + values) % 16 == 0;
+  }
+
+  /// Which kernel does so many rows of the query against so many keys. Tensor cores take half precision, bfloat16 and what is unpacked to it.
+  enum class attention_kernel { groups, tiles, half_tiles, plain };
+  [[nodiscard]] attention_kernel kernel_for(index_t rows, index_t keys) const {
+    if (takes_groups(rows, keys)) return attention_kernel::groups;
+    const bool size = net.head_dim == 64 || net.head_dim == 128 || net.head_dim == 256;
+    if (options.kind != arithmetic::fast || facts.capability < 80 || !size || !pieces_are_aligned()) return attention_kernel::plain;
+    const auto takes = [&](dtype other) { return (options.kv.keys == dtype::bf16 || options.kv.keys == other) && (options.kv.values == dtype::bf16 || options.kv.values == other); };
+    if (takes(dtype::q8_0) || takes(dtype::q4_0)) return attention_kernel::tiles;
+    return options.kv == kv_types(dtype::f16) ? attention_kernel::half_tiles : attention_kernel::plain;
+  }
+
   /// How many thread blocks share the keys of a row tile; a matter of sizes alone.
   [[nodiscard]] index_t splits_for(index_t rows, index_t keys) const {
+    if (kernel_for(rows, keys) == attention_kernel::plain) return 1;
     if (takes_groups(rows, keys)) {  // one block fits on a multiprocessor
       const index_t tile = 128 * group_units(rows, keys), tiles = (rows + tile - 1) / tile * net.kv_heads;
       return std::clamp<index_t>(facts.multiprocessors / tiles, 1, std::clamp<index_t>(keys / 128, 1, 128));
@@ -767,41 +794,55 @@ struct engine::state {
     return reinterpret_cast<T*>(begin);  // an offset still: the buffer may move
   }
 
+  /// Cuts and stages the keys of segments that one attention call goes over. What it points to are offsets still, as stage gives them.
+  segment_group stage_group(std::span<const segment> segments, index_t tokens, index_t last_rows, index_t& at) {
+    segment_group g;
+    g.segment_count = static_cast<index_t>(segments.size());
+    for (const segment& s : segments) g.keys += s.tokens;
+    const auto stage_shares = [&](segment_group::shares& share, index_t rows) {
+      std::vector<work_item> items;
+      std::vector<std::int32_t> begins;
+      share.splits = splits_for(rows, g.keys);
+      split(segments, rows, g.keys, share.splits, items, begins);
+      share.items = stage(items, at), share.begins = stage(begins, at);
+    };
+    stage_shares(g.all, tokens * (net.heads / net.kv_heads));
+    stage_shares(g.last, last_rows * (net.heads / net.kv_heads));
+    return g;
+  }
+
   tables make_tables(std::span<const token_id> ids, index_t position, index_t tail_first, std::span<const segment> segments, std::span<const double> places, index_t last_rows) {
+    std::vector<segment> ordered(segments.begin(), segments.end());
+    const auto border = std::stable_partition(ordered.begin(), ordered.end(), [](const segment& s) { return s.scaling.plain(); });
     std::vector<device_segment> seen;
     std::vector<double> rotations;
-    index_t keys = 0;
-    for (const segment& s : segments) {
+    for (const segment& s : ordered) {
       const bool turned = s.rotation != 0;
       seen.push_back({reinterpret_cast<const std::uint8_t*>(s.base), s.stride, s.first, static_cast<std::int32_t>(s.tokens), static_cast<std::int32_t>(s.position),
                       turned ? static_cast<std::int32_t>(rotations.size()) : -1, 0});
       if (turned) rotations.push_back(s.rotation);
-      keys += s.tokens;
     }
     tables t;
-    t.segment_count = static_cast<index_t>(segments.size()), t.tokens = static_cast<index_t>(ids.size());
-    t.keys = keys;
-    const index_t group = net.heads / net.kv_heads;
-    t.all.splits = splits_for(static_cast<index_t>(ids.size()) * group, keys), t.last.splits = splits_for(last_rows * group, keys);
-    std::vector<work_item> items, last_items;
-    std::vector<std::int32_t> begins, last_begins;
-    split(segments, static_cast<index_t>(ids.size()) * group, keys, t.all.splits, items, begins);
-    split(segments, last_rows * group, keys, t.last.splits, last_items, last_begins);
+    t.tokens = static_cast<index_t>(ids.size());
     index_t at = 0;
     const auto place_of = reinterpret_cast<index_t>(stage(std::vector<request_place>{{tail_first, static_cast<std::int32_t>(position), 0}}, at));
     const auto id_at = reinterpret_cast<index_t>(stage(std::vector<token_id>(ids.begin(), ids.end()), at));
     const auto segment_at = reinterpret_cast<index_t>(stage(seen, at)), rotation_at = reinterpret_cast<index_t>(stage(rotations, at));
     const auto place_at = reinterpret_cast<index_t>(stage(std::vector<double>(places.begin(), places.end()), at));
-    const auto item_at = reinterpret_cast<index_t>(stage(items, at)), begin_at = reinterpret_cast<index_t>(stage(begins, at));
-    const auto last_item_at = reinterpret_cast<index_t>(stage(last_items, at)), last_begin_at = reinterpret_cast<index_t>(stage(last_begins, at));
+    const auto others = static_cast<std::size_t>(border - ordered.begin());
+    t.others = stage_group(std::span(ordered).first(others), t.tokens, last_rows, at);
+    if (border != ordered.end()) t.scaled = stage_group(std::span(ordered).subspan(others), t.tokens, last_rows, at), t.scaling = border->scaling;
     request.need(context, at, "a request's tables", less_context);
     check(cudaMemcpyAsync(request.as<std::byte>(), staged.data(), static_cast<std::size_t>(at), cudaMemcpyHostToDevice, context->stream()), "upload of a request");
     const auto* base = request.as<std::byte>();
     t.place = reinterpret_cast<const request_place*>(base + place_of);
     t.ids = reinterpret_cast<const token_id*>(base + id_at);
-    t.segments = reinterpret_cast<const device_segment*>(base + segment_at);
-    t.all.items = reinterpret_cast<const work_item*>(base + item_at), t.last.items = reinterpret_cast<const work_item*>(base + last_item_at);
-    t.all.begins = reinterpret_cast<const std::int32_t*>(base + begin_at), t.last.begins = reinterpret_cast<const std::int32_t*>(base + last_begin_at);
+    t.others.segments = reinterpret_cast<const device_segment*>(base + segment_at), t.scaled.segments = t.others.segments + others;
+    for (segment_group* g : {&t.others, &t.scaled})
+      for (segment_group::shares* share : {&g->all, &g->last}) {
+        share->items = reinterpret_cast<const work_item*>(base + reinterpret_cast<index_t>(share->items));
+        share->begins = reinterpret_cast<const std::int32_t*>(base + reinterpret_cast<index_t>(share->begins));
+      }
     make_angle_tables(static_cast<index_t>(ids.size()), places.empty() ? nullptr : reinterpret_cast<const double*>(base + place_at), reinterpret_cast<const double*>(base + rotation_at),
                       static_cast<index_t>(rotations.size()), t);
     return t;
@@ -827,10 +868,10 @@ struct engine::state {
 
   // ---- attention
 
-  attend_arguments attention_arguments(const tables& t, index_t number, const device_layer& l, index_t tokens, index_t skipped) {
+  attend_arguments attention_arguments(const tables& t, const segment_group& seen, index_t number, const device_layer& l, index_t tokens, index_t skipped) {
     attend_arguments a;
     a.row_stride = (net.heads + 2 * net.kv_heads) * net.head_dim;
-    a.queries = projected.as<float>();
+    a.queries = projected.as<float>() + skipped * a.row_stride;
     a.out = attended.as<std::byte>();
     a.tokens = static_cast<int>(tokens), a.heads = static_cast<int>(net.heads), a.kv_heads = static_cast<int>(net.kv_heads), a.head_dim = static_cast<int>(net.head_dim);
     a.place = t.place, a.skipped = static_cast<int>(skipped);
@@ -841,41 +882,27 @@ struct engine::state {
       a.channels = static_cast<int>(net.ropes[rope].channels);
       a.cosine = t.segment_cosine[rope], a.sine = t.segment_sine[rope];
     }
-    a.segments = t.segments, a.segment_count = static_cast<int>(t.segment_count);
+    a.segments = seen.segments, a.segment_count = static_cast<int>(seen.segment_count);
     a.layer = static_cast<int>(number);
     a.row_bytes[0] = row_bytes(options.kv.keys, net.head_dim), a.row_bytes[1] = row_bytes(options.kv.values, net.head_dim);
     a.kv[0] = options.kv.keys, a.kv[1] = options.kv.values;
-    const tables::shares& share = tokens == t.tokens ? t.all : t.last;
+    const segment_group::shares& share = tokens == t.tokens ? seen.all : seen.last;
     a.items = share.items, a.split_begin = share.begins, a.splits = static_cast<int>(share.splits);
     return a;
   }
 
-  void need_parts(attend_arguments& a, int rows) {
-    if (a.splits == 1) return;
-    partial.need(context, static_cast<index_t>(a.splits) * a.kv_heads * rows * (a.head_dim + 2) * 4, "attention's parts", less_context);
-    a.partial = partial.as<float>();
-  }
-
-  template <class T>
-  void join_parts(const attend_arguments& a, int rows) {
-    if (a.splits == 1) return;
-    launch("merge_splits", merge_splits<T>, dim3(static_cast<unsigned>((rows * a.kv_heads + merge_rows - 1) / merge_rows)), 32 * merge_rows, 0, a, rows);
-  }
-
   template <class T, int Dh, int Units, bool Shared>
-  void launch_tiles(attend_arguments& a) {
+  void launch_tiles(const attend_arguments& a) {
     constexpr int memory = tile_memory<Dh, Units, Shared>();
     static const cudaError_t raised = cudaFuncSetAttribute(attend_tiles<T, Dh, Units, Shared>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
     check(raised, "shared memory of attend_tiles");
     const int rows = a.tokens * (a.heads / a.kv_heads), per_tile = Shared ? 16 : 64 * Units;
-    need_parts(a, rows);
     const dim3 grid(static_cast<unsigned>((rows + per_tile - 1) / per_tile), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
     launch("attend_tiles", attend_tiles<T, Dh, Units, Shared>, grid, tile_threads, memory, a);
-    join_parts<bf16>(a, rows);
   }
 
   template <class T, int Dh>
-  void launch_tiles_of(attend_arguments& a) {
+  void launch_tiles_of(const attend_arguments& a) {
     const index_t rows = tile_rows(static_cast<index_t>(a.tokens) * a.heads / a.kv_heads);
     if (rows == 16) return launch_tiles<T, Dh, 1, true>(a);
     if constexpr (Dh <= 128) {
@@ -885,58 +912,66 @@ struct engine::state {
   }
 
   template <int Dh, int Units, bool Packed>
-  void launch_groups(attend_arguments& a) {
+  void launch_groups(const attend_arguments& a) {
     constexpr int memory = group_layout<Dh, Units, Packed>::bytes;
     static const cudaError_t raised = cudaFuncSetAttribute(attend_groups<Dh, Units, Packed>, cudaFuncAttributeMaxDynamicSharedMemorySize, memory);
     check(raised, "shared memory of attend_groups");
     const int rows = a.tokens * (a.heads / a.kv_heads);
-    need_parts(a, rows);
     const dim3 grid(static_cast<unsigned>((rows + 128 * Units - 1) / (128 * Units)), static_cast<unsigned>(a.kv_heads), static_cast<unsigned>(a.splits));
     launch("attend_groups", attend_groups<Dh, Units, Packed>, grid, group_threads, memory, a);
-    join_parts<bf16>(a, rows);
   }
 
   template <int Dh>
-  void attend_by_groups(attend_arguments& a, index_t units) {
+  void attend_by_groups(const attend_arguments& a, index_t units) {
     const bool packed = options.kv.keys != dtype::bf16;
     if (units == 1) packed ? launch_groups<Dh, 1, true>(a) : launch_groups<Dh, 1, false>(a);
     else packed ? launch_groups<Dh, 2, true>(a) : launch_groups<Dh, 2, false>(a);
   }
 
   template <class T>
-  bool attend_by_tiles(attend_arguments& a) {
+  void attend_by_tiles(const attend_arguments& a) {
     if (a.head_dim == 64) launch_tiles_of<T, 64>(a);
     else if (a.head_dim == 128) launch_tiles_of<T, 128>(a);
-    else if (a.head_dim == 256) launch_tiles_of<T, 256>(a);
-    else return false;
-    return true;
+    else launch_tiles_of<T, 256>(a);
   }
 
-  /// Whether keys and values that are copied as they lie, in pieces of 16 bytes, begin at multiples of that: beside quantised ones, not for every number of KV heads.
-  [[nodiscard]] bool pieces_are_aligned() const {
-    const auto copied = [](dtype type) { return type == dtype::bf16 || type == dtype::f16; };
-    if (!copied(options.kv.keys) && !copied(options.kv.values)) return true;
-    const index_t keys = net.kv_heads * row_bytes(options.kv.keys, net.head_dim), values = net.kv_heads * row_bytes(options.kv.values, net.head_dim);
-    return keys % 16 == 0 && (keys + values) % 16 == 0;
-  }
-
-  /// Tensor cores take half precision, bfloat16 and what is unpacked to it.
+  /// One attention call, over so many keys.
   template <class T>
-  void attend(attend_arguments& a, const tables& t) {
-    const auto takes = [&](dtype other) { return (options.kv.keys == dtype::bf16 || options.kv.keys == other) && (options.kv.values == dtype::bf16 || options.kv.values == other); };
+  void attend_to(const attend_arguments& a, index_t keys) {
     if constexpr (std::is_same_v<T, bf16>) {
-      if (const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads; takes_groups(rows, t.keys))
-        return a.head_dim == 128 ? attend_by_groups<128>(a, group_units(rows, t.keys)) : attend_by_groups<64>(a, group_units(rows, t.keys));
-      if (facts.capability >= 80 && pieces_are_aligned()) {
-        if (takes(dtype::q8_0) || takes(dtype::q4_0)) {
-          if (attend_by_tiles<bf16>(a)) return;
-        } else if (options.kv == kv_types(dtype::f16) && attend_by_tiles<__half>(a)) {
-          return;
-        }
+      const index_t rows = static_cast<index_t>(a.tokens) * a.heads / a.kv_heads;
+      switch (kernel_for(rows, keys)) {
+        case attention_kernel::groups: return a.head_dim == 128 ? attend_by_groups<128>(a, group_units(rows, keys)) : attend_by_groups<64>(a, group_units(rows, keys));
+        case attention_kernel::tiles: return attend_by_tiles<bf16>(a);
+        case attention_kernel::half_tiles: return attend_by_tiles<__half>(a);
+        case attention_kernel::plain: break;
       }
     }
     const auto memory = static_cast<std::size_t>((plain_warps * (a.head_dim + 2) + a.head_dim) * 4);
     launch("attend_plain", attend_plain<T>, dim3(static_cast<unsigned>(a.tokens), static_cast<unsigned>(a.heads)), 32 * plain_warps, memory, a);
+  }
+
+  /// Attention of the last `tokens` tokens. Scaled segments and the others are attended to apart, and joined as segment_scaling says.
+  template <class T>
+  void attend(const tables& t, index_t number, const device_layer& l, index_t tokens, index_t skipped) {
+    const index_t rows = tokens * (net.heads / net.kv_heads);
+    const dim3 merge_grid(static_cast<unsigned>((rows * net.kv_heads + merge_rows - 1) / merge_rows));
+    const auto floats = [&](const attend_arguments& a) { return (a.splits * net.kv_heads * rows * (net.head_dim + 2) + 63) / 64 * 64; };
+    attend_arguments a = attention_arguments(t, t.others, number, l, tokens, skipped);
+    if (t.scaled.segment_count == 0) {
+      if (a.splits == 1) return attend_to<T>(a, t.others.keys);
+      partial.need(context, floats(a) * 4, "attention's parts", less_context);
+      a.partial = partial.as<float>();
+      attend_to<T>(a, t.others.keys);
+      return launch("merge_splits", merge_splits<T>, merge_grid, 32 * merge_rows, 0, a, static_cast<int>(rows));
+    }
+    attend_arguments scaled = attention_arguments(t, t.scaled, number, l, tokens, skipped);
+    scaled.scale /= t.scaling.temperature;
+    partial.need(context, (floats(a) + floats(scaled)) * 4, "attention's parts", less_context);
+    a.partial = partial.as<float>(), scaled.partial = a.partial + floats(a);
+    attend_to<T>(a, t.others.keys);
+    attend_to<T>(scaled, t.scaled.keys);
+    launch("merge_scaled", merge_scaled<T>, merge_grid, 32 * merge_rows, 0, a, scaled, t.scaling.scale * t.scaling.temperature, static_cast<int>(rows));
   }
 
   // ---- layers
@@ -1053,9 +1088,7 @@ struct engine::state {
       const index_t kept = n + 1 == count ? rows : tokens;  // the last layer's keys are written; only the wanted rows go on
       if (kept > 0) {
         const index_t skipped = tokens - kept;
-        attend_arguments a = attention_arguments(t, n, l, kept, skipped);
-        a.queries += skipped * a.row_stride;
-        attend<T>(a, t);
+        attend<T>(t, n, l, kept, skipped);
         scaled = finish_layer<T>(l, n + 1 < count ? &layers[static_cast<std::size_t>(n) + 1] : nullptr, x.as<float>() + skipped * net.width, kept);
       }
       done_with(n);

@@ -79,6 +79,7 @@ struct segment {
   index_t stride = 0, first = 0, tokens = 0;
   double rotation = 0;   ///< positions that its keys' rotation lacks
   index_t position = 0;  ///< of its first token in the prompt
+  segment_scaling scaling = {};  ///< other than plain: all segments with it in a run have that of the first of them
 };
 
 /// Tokens at `position` and after. Their keys and values are written to tokens tail_first, … of the tail, whose pieces (these tokens included) are among the segments.

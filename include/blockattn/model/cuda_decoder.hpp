@@ -136,8 +136,7 @@ class cuda_decoder final : public decoder {
     std::vector<cuda::segment> segments;
     for (const placed_block& b : run.request.context) {
       if (b.block->memory() == nullptr) throw argument_error("[cuda] a block in host memory can't be attended to on a GPU; encode it with this model");
-      if (!b.scaling.plain()) throw argument_error("[cuda] a plan that scales a segment's scores (ape); not computed on a GPU. Take another plan, or the CPU.");
-      segments.push_back({b.block->data(), b.block->tokens(), b.first, b.seen(), b.lacks(), b.offset});
+      segments.push_back({b.block->data(), b.block->tokens(), b.first, b.seen(), b.lacks(), b.offset, b.scaling});
     }
     run.tail->for_each_piece([&](index_t first, index_t count, index_t position) {
       segments.push_back({run.tail->data(), run.tail->capacity(), first, count, 0, position});

@@ -34,7 +34,7 @@ struct attend_arguments {
   bool halves = false;
   int channels = 0;                                 ///< that RoPE turns; 0: none
   const float *cosine = nullptr, *sine = nullptr;  ///< [rotations, channels / 2]
-  const device_segment* segments = nullptr;
+  const device_segment* segments = nullptr;  ///< that this call goes over
   int segment_count = 0;
   int layer = 0;
   std::int64_t row_bytes[2] = {0, 0};  ///< of a key, of a value
@@ -43,7 +43,9 @@ struct attend_arguments {
   const work_item* items = nullptr;
   const std::int32_t* split_begin = nullptr;
   int splits = 1;
-  float* partial = nullptr;  ///< if splits > 1: sums [splits, Hkv, rows, Dh], then maximum and total [splits, Hkv, rows, 2]
+  /// Not nullptr: the results go here, to be joined: sums [splits, Hkv, rows, Dh], then maximum (of scores in base 2) and total [splits, Hkv, rows, 2]. A row that sees
+  /// nothing has the maximum -inf and the total 0.
+  float* partial = nullptr;
   bool operator==(const attend_arguments&) const = default;
 
   /// Position of token 0.
@@ -103,24 +105,33 @@ __device__ inline float turned_channel(const attend_arguments& a, const device_s
 
 inline constexpr int plain_warps = 4;
 
-/// Merges the warps' softmax states and writes the head. shared: [warps, Dh + 2].
+/// Merges the warps' softmax states and writes the head, or its part. shared: [warps, Dh + 2].
 template <class Out>
-__device__ inline void merge_warps(float* shared, int head_dim, Out* out) {
-  const int step = head_dim + 2;
+__device__ inline void merge_warps(const attend_arguments& a, int token, int head, const float* shared) {
+  const int head_dim = a.head_dim, step = head_dim + 2, group = a.heads / a.kv_heads, rows = a.tokens * group;
+  const std::int64_t at = static_cast<std::int64_t>(head / group) * rows + token * group + head % group, all = static_cast<std::int64_t>(a.kv_heads) * rows;
+  auto* out = static_cast<Out*>(a.out) + (static_cast<std::int64_t>(token) * a.heads + head) * head_dim;
   float top = -INFINITY;
   for (int w = 0; w < plain_warps; ++w) top = fmaxf(top, shared[w * step + head_dim]);
+  const float base = top == -INFINITY ? 0.0F : top;
   for (int c = static_cast<int>(threadIdx.x); c < head_dim; c += static_cast<int>(blockDim.x)) {
     float sum = 0, total = 0;
     for (int w = 0; w < plain_warps; ++w) {
-      const float weight = expf(shared[w * step + head_dim] - top);
+      const float weight = expf(shared[w * step + head_dim] - base);
       sum += shared[w * step + c] * weight;
       total += shared[w * step + head_dim + 1] * weight;
     }
-    out[c] = from_float<Out>(sum / total);
+    if (a.partial == nullptr) {
+      out[c] = from_float<Out>(sum / total);
+      continue;
+    }
+    constexpr float log2e = 1.44269504088896341F;
+    a.partial[at * head_dim + c] = sum;
+    if (c == 0) *reinterpret_cast<float2*>(a.partial + all * head_dim + at * 2) = make_float2(top * log2e, total);
   }
 }
 
-/// One thread block a token and head; head_dim <= 256. Shared memory: (warps * (Dh + 2) + Dh) floats.
+/// One thread block a token and head, all keys in one split; head_dim <= 256. Shared memory: (warps * (Dh + 2) + Dh) floats.
 template <class Out>
 __global__ void __launch_bounds__(32 * plain_warps) attend_plain(attend_arguments a) {
   extern __shared__ float memory[];
@@ -158,32 +169,32 @@ __global__ void __launch_bounds__(32 * plain_warps) attend_plain(attend_argument
   for (int c = lane, n = 0; c < a.head_dim; c += 32, ++n) mine[c] = sums[n];
   if (lane == 0) mine[a.head_dim] = top, mine[a.head_dim + 1] = total;
   __syncthreads();
-  merge_warps(memory, a.head_dim, static_cast<Out*>(a.out) + (static_cast<std::int64_t>(token) * a.heads + head) * a.head_dim);
+  merge_warps<Out>(a, token, head, memory);
 }
 
 inline constexpr int merge_rows = 8;
 
-/// Merges the splits of the tiled kernels: a warp a row, `merge_rows` of them a thread block, over [Hkv, rows]. Dh % 4 == 0.
-template <class Out>
-__global__ void __launch_bounds__(32 * merge_rows) merge_splits(attend_arguments a, int rows) {
-  wait_for_inputs();
-  const int at = static_cast<int>(blockIdx.x) * merge_rows + static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
-  const int all = a.kv_heads * rows, kv_head = at / rows, row = at % rows, group = a.heads / a.kv_heads;
-  if (at >= all) return;
-  const auto* parts = reinterpret_cast<const float2*>(a.partial + static_cast<std::int64_t>(a.splits) * all * a.head_dim) + at;  // maximum, total
-  float top = -INFINITY, total = 0;
-  for (int s = lane; s < a.splits; s += 32) top = fmaxf(top, parts[s * all].x);
-  top = warp_max(top);
-  auto* out = static_cast<Out*>(a.out) + (static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * a.head_dim;
-  for (int c = lane * 4; c < (a.head_dim + 127) / 128 * 128; c += 128) {
-    const bool there = c < a.head_dim;
+/// What the splits of an attention call left of a row: row `at` of `all` (KV heads and rows), Dh % 4 == 0. For a whole warp.
+struct row_parts {
+  const attend_arguments& a;
+  const int all, at, lane = static_cast<int>(threadIdx.x % 32);
+  const float2* states = reinterpret_cast<const float2*>(a.partial + static_cast<std::int64_t>(a.splits) * all * a.head_dim) + at;  ///< maximum, total
+
+  __device__ float top() const {
+    float top = -INFINITY;
+    for (int s = lane; s < a.splits; s += 32) top = fmaxf(top, states[s * all].x);
+    return warp_max(top);
+  }
+
+  /// Channels c to c + 3 of the weighted values, relative to 2^top; zeros if they aren't `there`. `total`: the sum of the weights.
+  __device__ float4 join(float top, int c, bool there, float& total) const {
     float4 sum = make_float4(0, 0, 0, 0);
-    total = 0;
+    float share = 0;
     for (int base = 0; base < a.splits; base += 32) {
       const int count = min(32, a.splits - base);
-      const float2 part = lane < count ? parts[(base + lane) * all] : make_float2(-INFINITY, 0);
+      const float2 part = lane < count ? states[(base + lane) * all] : make_float2(-INFINITY, 0);
       const float weight = exp2f(part.x - top);
-      total += weight * part.y;
+      share += weight * part.y;
 #pragma unroll 8
       for (int s = 0; s < count; ++s) {
         const float w = __shfl_sync(0xffffffffU, weight, s);
@@ -191,10 +202,57 @@ __global__ void __launch_bounds__(32 * merge_rows) merge_splits(attend_arguments
         sum.x += w * v.x, sum.y += w * v.y, sum.z += w * v.z, sum.w += w * v.w;
       }
     }
-    const float factor = 1.0F / warp_sum(total);
-    if (!there) continue;
+    total = warp_sum(share);
+    return sum;
+  }
+};
+
+/// Where row `row` of a KV head goes.
+template <class Out>
+__device__ inline Out* row_output(const attend_arguments& a, int kv_head, int row) {
+  const int group = a.heads / a.kv_heads;
+  return static_cast<Out*>(a.out) + (static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * a.head_dim;
+}
+
+/// Joins an attention call's splits: a warp a row, `merge_rows` of them a thread block, over [Hkv, rows].
+template <class Out>
+__global__ void __launch_bounds__(32 * merge_rows) merge_splits(attend_arguments a, int rows) {
+  wait_for_inputs();
+  const int at = static_cast<int>(blockIdx.x) * merge_rows + static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32), all = a.kv_heads * rows;
+  if (at >= all) return;
+  const row_parts parts{a, all, at};
+  const float top = parts.top();
+  auto* out = row_output<Out>(a, at / rows, at % rows);
+  for (int c = lane * 4; c < (a.head_dim + 127) / 128 * 128; c += 128) {
+    float total;
+    const float4 sum = parts.join(top, c, c < a.head_dim, total);
+    const float factor = 1.0F / total;
+    if (c >= a.head_dim) continue;
     out[c] = from_float<Out>(sum.x * factor), out[c + 1] = from_float<Out>(sum.y * factor);
     out[c + 2] = from_float<Out>(sum.z * factor), out[c + 3] = from_float<Out>(sum.w * factor);
+  }
+}
+
+/// The same for scaled segments and the others (see segment_scaling), each in parts of their own, even of one split: with L the logarithm of a group's total, the scaled ones
+/// have the weight exp(power · L) beside exp(L) of the others; what a row sees nothing of has none.
+template <class Out>
+__global__ void __launch_bounds__(32 * merge_rows) merge_scaled(attend_arguments others, attend_arguments scaled, float power, int rows) {
+  wait_for_inputs();
+  const int at = static_cast<int>(blockIdx.x) * merge_rows + static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32), all = others.kv_heads * rows;
+  if (at >= all) return;
+  const row_parts other_parts{others, all, at}, scaled_parts{scaled, all, at};
+  const auto seen = [](float top) { return top == -INFINITY ? 0.0F : top; };
+  const float other_top = seen(other_parts.top()), scaled_top = seen(scaled_parts.top());
+  auto* out = row_output<Out>(others, at / rows, at % rows);
+  for (int c = lane * 4; c < (others.head_dim + 127) / 128 * 128; c += 128) {
+    float other_total, scaled_total;
+    const float4 x = other_parts.join(other_top, c, c < others.head_dim, other_total), y = scaled_parts.join(scaled_top, c, c < others.head_dim, scaled_total);
+    if (c >= others.head_dim) continue;
+    const float difference = other_top + log2f(other_total) - power * (scaled_top + log2f(scaled_total));
+    const float weight = scaled_total == 0 ? 0.0F : other_total == 0 ? 1.0F : 1 / (1 + exp2f(difference));
+    const float of_others = other_total == 0 ? 0.0F : (1 - weight) / other_total, of_scaled = scaled_total == 0 ? 0.0F : weight / scaled_total;
+    out[c] = from_float<Out>(x.x * of_others + y.x * of_scaled), out[c + 1] = from_float<Out>(x.y * of_others + y.y * of_scaled);
+    out[c + 2] = from_float<Out>(x.z * of_others + y.z * of_scaled), out[c + 3] = from_float<Out>(x.w * of_others + y.w * of_scaled);
   }
 }
 

@@ -524,7 +524,7 @@ template <int Dh>
 __device__ inline void write_sums(const attend_arguments& a, int kv_head, int split, int row, int rows, int h, const float (&sums)[Dh / 2], float top, float total) {
   if (row >= rows) return;
   const int group = a.heads / a.kv_heads, c = static_cast<int>(threadIdx.x % 4) * 2;
-  if (a.splits > 1) {
+  if (a.partial != nullptr) {
     const std::int64_t at = (static_cast<std::int64_t>(split) * a.kv_heads + kv_head) * rows + row, all = static_cast<std::int64_t>(a.splits) * a.kv_heads * rows;
 #pragma unroll
     for (int d = 0; d < Dh / 8; ++d) *reinterpret_cast<float2*>(a.partial + at * Dh + d * 8 + c) = make_float2(sums[4 * d + 2 * h], sums[4 * d + 2 * h + 1]);

@@ -1,7 +1,7 @@
 // Attention on tensor cores: tiles of 64 keys, online softmax in registers (FlashAttention-2, arXiv 2307.08691), over segments where they lie.
 //
 // Four warps. In the form for many rows each warp owns 16 * Units rows and sees all keys of a tile; in the form for few rows all warps share 16 rows and each
-// takes 16 keys of a tile, so that memory is read as wide. The keys may be split over thread blocks (attend_arguments::items), whose results merge_splits joins.
+// takes 16 keys of a tile, so that memory is read as wide. The keys may be split over thread blocks (attend_arguments::items), whose results merge_splits or merge_scaled joins.
 // The output is bfloat16. When the segment changes, the rows are rotated for it anew, from float32, into shared memory. Source of the fragment layouts: PTX ISA, mma.m16n8k16 and ldmatrix.
 #pragma once
 
@@ -231,7 +231,7 @@ template <class Out, int Dh>
 __device__ inline void write_row(const attend_arguments& a, int kv_head, int split, int row, int rows, int c, float x, float y, float top, float total) {
   if (row >= rows) return;
   const int group = a.heads / a.kv_heads;
-  if (a.splits > 1) {
+  if (a.partial != nullptr) {
     const std::int64_t at = (static_cast<std::int64_t>(split) * a.kv_heads + kv_head) * rows + row, all = static_cast<std::int64_t>(a.splits) * a.kv_heads * rows;
     *reinterpret_cast<float2*>(a.partial + at * Dh + c) = make_float2(x, y);
     if (c == 0) *reinterpret_cast<float2*>(a.partial + all * Dh + at * 2) = make_float2(top, total);
