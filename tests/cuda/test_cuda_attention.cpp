@@ -1,4 +1,4 @@
-// The tiled attention kernels of a GPU against its plain float32 path: head sizes, pairings, windows, KV types, numbers of rows.
+// The tiled attention kernels of a GPU against its plain float32 path: head sizes, pairings, windows, KV types, numbers of rows, scaled segments.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -43,8 +43,8 @@ cuda::network_facts network(const shape& s) {
   return f;
 }
 
-/// Hidden states of four blocks on their own, then of runs of different lengths over all of them.
-std::vector<float> hidden_states(const shape& s, arithmetic kind, kv_types kv) {
+/// Hidden states of four blocks on their own, then of runs of different lengths over all of them, the first and the third one with `scaling`.
+std::vector<float> hidden_states(const shape& s, arithmetic kind, kv_types kv, segment_scaling scaling = {}) {
   cuda::engine engine(network(s), {0, kind, kv});
   const kv_layout layout{layers, kv_heads, s.head_dim, kv};
   std::vector<token_id> ids;
@@ -67,7 +67,7 @@ std::vector<float> hidden_states(const shape& s, arithmetic kind, kv_types kv) {
   };
   for (const index_t n : {150, 33, 210, 64}) {
     const std::byte* block = run(n, 0, {});
-    placed.push_back({block, n, 0, n, static_cast<double>(offset), offset});
+    placed.push_back({block, n, 0, n, static_cast<double>(offset), offset, placed.size() % 2 == 0 ? scaling : segment_scaling{}});
     offset += n;
   }
   for (const index_t n : {50, 1, 3, 12, 100, 130}) run(n, offset, placed);
@@ -99,10 +99,30 @@ TEST_CASE("Tiled attention on a GPU equals the plain one within the rounding of 
       }
 }
 
+TEST_CASE("Tiled attention over scaled segments on a GPU equals the plain one within the rounding of its types") {
+  if (!blockattn_test::have_gpu()) return;
+  for (const index_t head_dim : {64, 128, 256})
+    for (const index_t window : {0, 100}) {  // in a window, some rows see no scaled segment
+      const shape s{head_dim, rope_pairing::halves, window};
+      const std::vector<float> plain = hidden_states(s, arithmetic::f32, dtype::f32);
+      CHECK(relative_error(hidden_states(s, arithmetic::f32, dtype::f32, {1, 1.000001F}), plain) < 1e-4);
+      for (const segment_scaling scaling : {segment_scaling{0.9F, 0.9F}, segment_scaling{0.5F, 1.2F}}) {
+        const std::vector<float> exact = hidden_states(s, arithmetic::f32, dtype::f32, scaling);
+        INFO(head_dim << " channels, window " << window << ", temperature " << scaling.temperature);
+        CHECK(relative_error(exact, plain) > 0.005);
+        for (const kv_types kv : {kv_types(dtype::bf16), kv_types(dtype::f16), kv_types(dtype::q8_0), kv_types(dtype::bf16, dtype::q8_0)}) {
+          INFO(to_string(kv));
+          CHECK(relative_error(hidden_states(s, arithmetic::fast, kv, scaling), exact) < 0.015);
+        }
+      }
+    }
+}
+
 TEST_CASE("A GPU gives the same bits again") {
   if (!blockattn_test::have_gpu()) return;
   const shape s{128, rope_pairing::halves, 0};
-  CHECK(hidden_states(s, arithmetic::fast, dtype::bf16) == hidden_states(s, arithmetic::fast, dtype::bf16));
+  for (const segment_scaling scaling : {segment_scaling{}, segment_scaling{0.9F, 0.9F}})
+    CHECK(hidden_states(s, arithmetic::fast, dtype::bf16, scaling) == hidden_states(s, arithmetic::fast, dtype::bf16, scaling));
 }
 
 TEST_CASE("On compute capability 9.0, segments in pieces of any length give the bits of whole ones") {

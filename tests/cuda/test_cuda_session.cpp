@@ -84,10 +84,10 @@ TEST_CASE("A turn on a GPU that doesn't fit leaves the session usable") {
   CHECK(!s.generate(made_up_question(on_gpu(), 2), answer_of(8)).ids.empty());
 }
 
-TEST_CASE("Every plan but APE runs on a GPU, within the bounds of the CPU's") {
+TEST_CASE("Every plan runs on a GPU, within the bounds of the CPU's") {
   if (!blockattn_test::have_gpu()) return;
   const auto here = std::make_shared<block_cache>(std::size_t{256} << 20), there = std::make_shared<block_cache>(std::size_t{256} << 20);
-  for (const char* name : {"full", "block", "superposition", "promptcache", "pcw", "epic", "kvlink", "cacheblend", "prefixed", "local"}) {
+  for (const char* name : {"full", "block", "superposition", "promptcache", "pcw", "ape", "epic", "kvlink", "cacheblend", "prefixed", "local"}) {
     attention_plan plan;
     try {
       plan = parse_plan(name);
@@ -109,7 +109,7 @@ TEST_CASE("Every plan but APE runs on a GPU, within the bounds of the CPU's") {
 TEST_CASE("A GPU's sessions count the operations that the CPU's count") {
   if (!blockattn_test::have_gpu()) return;
   const auto blocks = made_up_question(on_cpu(), 5);
-  for (const char* name : {"full", "block", "epic:k=4"}) {
+  for (const char* name : {"full", "block", "epic:k=4", "ape"}) {
     generation_options options = answer_of(1);
     options.plan = parse_plan(name);
     const auto here = std::make_shared<block_cache>(std::size_t{256} << 20), there = std::make_shared<block_cache>(std::size_t{256} << 20);

@@ -38,15 +38,15 @@ cuda::network_facts network(index_t head_dim, index_t window) {
   return f;
 }
 
-/// A session: passages, and a tail that grows.
+/// A session: passages, all but the first with `scaling`, and a tail that grows.
 class speaker {
  public:
-  speaker(cuda::engine& engine, index_t head_dim, kv_types kv, index_t passages, index_t seed) : engine_(engine), layout_{layers, kv_heads, head_dim, kv}, seed_(seed) {
+  speaker(cuda::engine& engine, index_t head_dim, kv_types kv, index_t passages, index_t seed, segment_scaling scaling) : engine_(engine), layout_{layers, kv_heads, head_dim, kv}, seed_(seed) {
     for (index_t i = 0; i < passages; ++i) {
       const index_t n = 40 + 7 * (i % 9);
       kept_.push_back(engine.allocate(layout_.token_bytes() * n));
       (void)run(n, 0, {}, kept_.back().get(), n, 0);
-      placed_.push_back({kept_.back().get(), n, 0, n, static_cast<double>(position_), position_});
+      placed_.push_back({kept_.back().get(), n, 0, n, static_cast<double>(position_), position_, i > 0 ? scaling : segment_scaling{}});
       position_ += n;
     }
     start_ = position_;
@@ -100,11 +100,11 @@ class speaker {
 cuda::engine_options options_of(arithmetic kind, kv_types kv, bool graphs) { return {0, kind, kv, 0, std::nullopt, graphs}; }
 
 /// Many steps, with a prompt, another session and longer logits between some of them.
-std::vector<float> conversation(cuda::engine& engine, index_t head_dim, kv_types kv) {
+std::vector<float> conversation(cuda::engine& engine, index_t head_dim, kv_types kv, segment_scaling scaling = {}) {
   std::vector<float> all;
   const auto take = [&](const std::vector<float>& hidden) { all.insert(all.end(), hidden.begin(), hidden.end()); };
   for (const index_t passages : {0, 3, 40}) {
-    speaker one(engine, head_dim, kv, passages, 3), other(engine, head_dim, kv, passages + 1, 5);
+    speaker one(engine, head_dim, kv, passages, 3, scaling), other(engine, head_dim, kv, passages + 1, 5, scaling);
     take(one.say(5));
     take(other.say(1));
     for (int i = 0; i < 300; ++i) {
@@ -130,6 +130,13 @@ TEST_CASE("Steps that a GPU repeats as a graph give the bits of single launches"
       CHECK(single.repeated_steps() == 0);
       CHECK(repeated.repeated_steps() > 400);
     }
+  for (const arithmetic kind : {arithmetic::fast, arithmetic::f32}) {
+    const dtype kv = kind == arithmetic::fast ? dtype::bf16 : dtype::f32;
+    INFO("scaled passages, " << name(kv));
+    cuda::engine single(network(128, 100), options_of(kind, kv, false)), repeated(network(128, 100), options_of(kind, kv, true));
+    CHECK(conversation(repeated, 128, kv, {0.9F, 0.8F}) == conversation(single, 128, kv, {0.9F, 0.8F}));
+    CHECK(repeated.repeated_steps() > 400);
+  }
   cuda::engine single(network(64, 0), options_of(arithmetic::f32, dtype::f32, false)), repeated(network(64, 0), options_of(arithmetic::f32, dtype::f32, true));
   CHECK(conversation(repeated, 64, dtype::f32) == conversation(single, 64, dtype::f32));
   CHECK(repeated.repeated_steps() > 400);
