@@ -108,7 +108,8 @@ __device__ inline void multiply_some_body(const product_arguments& a) {
     const std::uint32_t stage = shared + step % product_stages * product_stage_bytes;
     group_begin();
 #pragma unroll
-    for (int k = 0; k < product_columns / 16; ++k) multiply_tiles(bf16{}, sums, tile_descriptor(stage + group * (64 * 128) + k * 32, 16), tile_descriptor(stage + x_at + k * 32, 16), true);
+    for (int k = 0; k < product_columns / 16; ++k)
+      multiply_tiles(bf16{}, sums, tile_descriptor(tile_start(stage + group * (64 * 128) + k * 32, 16)), tile_descriptor(tile_start(stage + x_at + k * 32, 16)));
     group_commit();
     group_wait<0>();
   }
