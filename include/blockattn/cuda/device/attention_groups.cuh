@@ -511,10 +511,13 @@ template <int Keys>
 __device__ inline void hide_scores(const attend_arguments& a, int position, const key_place* places, int row, float (&s)[Keys / 2]) {
   const int lane = static_cast<int>(threadIdx.x % 32), group = a.heads / a.kv_heads;
   const int own[2] = {position + (row + lane / 4) / group, position + (row + lane / 4 + 8) / group};
+  const int before[2] = {a.window > 0 ? own[0] - a.window : INT_MIN, a.window > 0 ? own[1] - a.window : INT_MIN};
 #pragma unroll
-  for (int i = 0; i < Keys / 2; ++i) {
-    const int key = places[i / 4 * 8 + lane % 4 * 2 + i % 2].position, mine = own[i % 4 / 2];
-    if (key > mine || (a.window > 0 && key <= mine - a.window)) s[i] = -INFINITY;
+  for (int n = 0; n < Keys / 8; ++n) {
+    const int4 two = *reinterpret_cast<const int4*>(places + n * 8 + lane % 4 * 2);  // key_place
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (const int key = i % 2 == 0 ? two.x : two.z; key > own[i / 2] || key <= before[i / 2]) s[4 * n + i] = -INFINITY;
   }
 }
 
@@ -736,9 +739,14 @@ __device__ inline void attend_groups_body(const attend_arguments& a) {
     take_registers<multiplying_registers<Units>>();
     multiply_all<layout, std::conditional_t<Packed, __half, bf16>, Dh, Units, keys>(a, work, memory, shared, ring);
   } else {
-    give_registers<filling_registers<Units>>();
     const auto fill = [&]<int Group>() { a.halves ? fill_all<layout, Dh, keys, Packed, Group, true>(a, work, memory, shared, ring) : fill_all<layout, Dh, keys, Packed, Group, false>(a, work, memory, shared, ring); };
-    role == 2 ? fill.template operator()<0>() : fill.template operator()<1>();
+    if (role == 2) {
+      give_registers<filling_registers<Units>>();
+      fill.template operator()<0>();
+    } else {
+      give_registers<filling_registers<Units>>();
+      fill.template operator()<1>();
+    }
   }
 }
 
