@@ -299,7 +299,7 @@ TEST_CASE("each subcommand explains itself with an example", "[command]") {
 TEST_CASE("on a terminal: questions one after the other, Ctrl-C ends an answer only", "[command]") {
   const scratch_folder cache;
   command_on_terminal terminal({"ask", "-m", model(), "--docs", documents, "--cache-dir", cache.path().string(), "-n",
-                                "2000", "--lora", "none"});
+                                "2000", "--lora", "none", "--precision", "exact"});  // words that don't depend on the processor
   REQUIRE(terminal.wait_for("> "));
   terminal.type("Who discovered the comet of 1962?\n");
   CHECK(terminal.wait_for("Jonas Pell"));
@@ -307,9 +307,8 @@ TEST_CASE("on a terminal: questions one after the other, Ctrl-C ends an answer o
   terminal.type("Who discovered the comet of 1962?\n");
   CHECK(terminal.wait_for("2 reused, 0 encoded"));
   terminal.type(" \n");
-  terminal.type("Tell me how many players can play Lantern Keepers\n");  // a long answer, in words that depend on the processor's arithmetic
-  CHECK(terminal.wait_for("can play Lantern Keepers"));
-  CHECK(terminal.wait_for("play"));
+  terminal.type("Tell me how many players can play Lantern Keepers\n");  // a long answer
+  CHECK(terminal.wait_for("players."));
   terminal.type("\x03");
   CHECK(terminal.wait_for("interrupted"));
   CHECK(terminal.wait_for("> "));
