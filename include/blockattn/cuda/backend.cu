@@ -769,8 +769,9 @@ struct engine::state {
 
   /// How many thread blocks share the keys of a row tile; a matter of sizes alone.
   [[nodiscard]] index_t splits_for(index_t rows, index_t keys) const {
-    if (kernel_for(rows, keys) == attention_kernel::plain) return 1;
-    if (takes_groups(rows, keys)) {  // one block fits on a multiprocessor
+    const attention_kernel kernel = kernel_for(rows, keys);
+    if (kernel == attention_kernel::plain) return 1;
+    if (kernel == attention_kernel::groups) {  // one block fits on a multiprocessor
       const index_t tile = 128 * group_units(rows, keys), tiles = (rows + tile - 1) / tile * net.kv_heads;
       return std::clamp<index_t>(facts.multiprocessors / tiles, 1, std::clamp<index_t>(keys / 128, 1, 128));
     }

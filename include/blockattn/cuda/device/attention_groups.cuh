@@ -396,9 +396,11 @@ __device__ inline void unpack_tiles(const attend_arguments& a, const group_work&
   const unsigned lane_row = Dh == 128 ? warp + 4 * part : 8 * (part / 2) + (2 * warp + part % 2 * 5) % 8;  // a warp's rows are such that what they read and write lies in different banks
   const packed_ring<Layout, Keys> packed{memory, shared};
   packed_copier<Layout, Keys> copier{a, packed, {work, static_cast<int>(warp % 2)}};
+  constexpr int ahead = packed_copier<Layout, Keys>::ahead;
+  static_assert(ahead == 2);  // two warps for each half: every other tile is theirs
   if constexpr (Half == 1) {
     prepare_bulk();
-    if (static_cast<int>(warp) / 2 < min(tiles, 2)) copier.copy(static_cast<int>(warp) / 2);
+    if (static_cast<int>(warp) / 2 < min(tiles, ahead)) copier.copy(static_cast<int>(warp) / 2);
   }
   if (Half == 0 && touch_angles<Dh>(a, work)) return;
   packed_turner<Dh, Halves> turner;
@@ -412,8 +414,7 @@ __device__ inline void unpack_tiles(const attend_arguments& a, const group_work&
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     if constexpr (Half == 1) {
-      static_assert(packed_copier<Layout, Keys>::ahead == 2);
-      if (tile + 2 < tiles && static_cast<int>(warp) / 2 == tile % 2) copier.copy(tile + 2);
+      if (tile + ahead < tiles && static_cast<int>(warp) / 2 == tile % 2) copier.copy(tile + ahead);
     }
     barrier_wait(packed.arrived(Half, buffer), parity);
     ring.wait_empty(Half, tile);
@@ -590,7 +591,7 @@ __device__ inline void start_values(float (&sums)[Dh / 2], const std::uint32_t (
 template <int Dh>
 __device__ inline void write_sums(const attend_arguments& a, int kv_head, int split, int row, int rows, int h, const float (&sums)[Dh / 2], float top, float total) {
   if (row >= rows) return;
-  const int group = a.heads / a.kv_heads, c = static_cast<int>(threadIdx.x % 4) * 2;
+  const int c = static_cast<int>(threadIdx.x % 4) * 2;
   if (a.partial != nullptr) {
     const std::int64_t at = (static_cast<std::int64_t>(split) * a.kv_heads + kv_head) * rows + row, all = static_cast<std::int64_t>(a.splits) * a.kv_heads * rows;
 #pragma unroll
@@ -598,7 +599,7 @@ __device__ inline void write_sums(const attend_arguments& a, int kv_head, int sp
     if (c == 0) *reinterpret_cast<float2*>(a.partial + all * Dh + at * 2) = make_float2(top, total);
     return;
   }
-  auto* to = static_cast<bf16*>(a.out) + (static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * Dh + c;
+  bf16* to = row_output<bf16>(a, kv_head, row) + c;
   const float factor = 1.0F / total;
 #pragma unroll
   for (int d = 0; d < Dh / 8; ++d) *reinterpret_cast<std::uint32_t*>(to + d * 8) = pair_of<bf16>(sums[4 * d + 2 * h] * factor, sums[4 * d + 2 * h + 1] * factor);

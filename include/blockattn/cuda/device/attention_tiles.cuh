@@ -230,15 +230,13 @@ __device__ inline void process_tile(const attend_arguments& a, const tile_cursor
 template <class Out, int Dh>
 __device__ inline void write_row(const attend_arguments& a, int kv_head, int split, int row, int rows, int c, float x, float y, float top, float total) {
   if (row >= rows) return;
-  const int group = a.heads / a.kv_heads;
   if (a.partial != nullptr) {
     const std::int64_t at = (static_cast<std::int64_t>(split) * a.kv_heads + kv_head) * rows + row, all = static_cast<std::int64_t>(a.splits) * a.kv_heads * rows;
     *reinterpret_cast<float2*>(a.partial + at * Dh + c) = make_float2(x, y);
     if (c == 0) *reinterpret_cast<float2*>(a.partial + all * Dh + at * 2) = make_float2(top, total);
     return;
   }
-  Out* to = static_cast<Out*>(a.out) + (static_cast<std::int64_t>(row / group) * a.heads + kv_head * group + row % group) * Dh + c;
-  *reinterpret_cast<std::uint32_t*>(to) = pair_of<Out>(x / total, y / total);
+  *reinterpret_cast<std::uint32_t*>(row_output<Out>(a, kv_head, row) + c) = pair_of<Out>(x / total, y / total);
 }
 
 /// Joins the four warps' states of the form for few rows; `memory` is free shared memory of [4][16][Dh + 2] floats.
